@@ -1,0 +1,1 @@
+"""Where private keys live. One module per kind of store, all behind :mod:`backends.api`."""

@@ -1,0 +1,153 @@
+"""The contract between keyd and a store of private keys.
+
+A backend is small and dumb: no cache, no retry, no clock, no rotation, no policy. Its methods block; keyd calls them
+from threads of its own, several at once, so they must be thread-safe. Everything that a backend raises is a
+:class:`backends.errors.BackendError`.
+
+Third parties register a class in the entry-point group ``keyd.backends`` and subclass
+:class:`backends.testing.BackendContract` in their tests.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from pydantic import BaseModel
+
+PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+class Algorithm(enum.Enum):
+    """A fully specified signature algorithm, by its JOSE name (RFC 9864)."""
+
+    ED25519 = "Ed25519"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    PS512 = "PS512"
+    RS256 = "RS256"
+
+    @property
+    def http_name(self) -> str:
+        """Name in the HTTP Signature Algorithms registry (RFC 9421 section 6.2)."""
+        return _HTTP_NAMES[self]
+
+
+_HTTP_NAMES = {
+    Algorithm.ED25519: "ed25519",
+    Algorithm.ES256: "ecdsa-p256-sha256",
+    Algorithm.ES384: "ecdsa-p384-sha384",
+    Algorithm.PS512: "rsa-pss-sha512",
+    Algorithm.RS256: "rsa-v1_5-sha256",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend declares of itself; the contract suite holds it to that."""
+
+    algorithms: frozenset[Algorithm]
+    #: True when signatures are made by a library inside this process. Others are verified before they are returned.
+    in_process: bool
+    #: Algorithms so cheap that signing on the event loop costs less than handing over to a thread.
+    inline: frozenset[Algorithm] = frozenset()
+    #: Largest message in bytes, for algorithms that have a limit.
+    max_message: Mapping[Algorithm, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """One key pair that a backend found in its store."""
+
+    handle: str
+    #: The keyd key and version it was made for; None for keys that something else made.
+    name: str | None
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendContext:
+    """What keyd tells a backend when it opens it."""
+
+    #: Name of the configured instance, for messages.
+    name: str
+    #: A directory that belongs to this backend alone. Need not exist yet.
+    state_dir: Path
+    #: True when there is no configuration file: a backend may make what it lacks, and must say so in the log.
+    first_run: bool = False
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A store of private keys."""
+
+    #: The fields of its section of the configuration; unknown fields must be forbidden.
+    Config: ClassVar[type[BaseModel]]
+    capabilities: Capabilities
+
+    @classmethod
+    def open(cls, config: Any, context: BackendContext) -> Self:
+        """Open the store described by ``config``, an instance of :attr:`Config`.
+
+        Raises:
+            BackendConfigError: the configuration cannot work.
+            BackendIntegrityError: the store is damaged or too open.
+            BackendAccessError: the store refuses the daemon.
+        """
+        ...
+
+    def create(self, name: str, version: int, algorithm: Algorithm) -> str:
+        """Make a key pair for this version and return its handle, durably stored.
+
+        Raises:
+            KeyExistsError: there is one for this name and version already.
+            UnsupportedAlgorithmError: not one of the declared algorithms.
+        """
+        ...
+
+    def list(self) -> Iterable[StoredKey]:
+        """Return every key pair in the store that keyd may use."""
+        ...
+
+    def public_key(self, handle: str) -> PublicKey:
+        """Return the public key, read from the store.
+
+        Raises:
+            KeyNotFoundError: there is nothing under this handle.
+        """
+        ...
+
+    def sign(self, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        """Sign a whole message; the backend hashes where the algorithm hashes.
+
+        Returns raw octets as RFC 9421 section 3.3 defines them: Ed25519 64; ECDSA r and s at fixed length; RSA as is, PSS with
+        a salt as long as the hash.
+
+        Raises:
+            KeyNotFoundError: there is nothing under this handle.
+            UnsupportedAlgorithmError: the material is not for this algorithm.
+            MessageTooLargeError: longer than the declared limit.
+        """
+        ...
+
+    def destroy(self, handle: str) -> None:
+        """Destroy the private key, or have the store promise to. Destroying what is gone already succeeds."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. No method is called afterwards."""
+        ...
+
+
+@runtime_checkable
+class Importer(Protocol):
+    """A backend that takes private keys from elsewhere."""
+
+    def import_key(self, name: str, version: int, algorithm: Algorithm, key: PrivateKey) -> str:
+        """Store this private key for this version and return its handle. Raises as :meth:`Backend.create`."""
+        ...

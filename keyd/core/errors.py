@@ -1,0 +1,133 @@
+"""The errors that the core raises. ``keyd.service.status`` gives each its gRPC code.
+
+Messages are for people and may be sent to the caller: they name keys, kids and rules, and never quote a signature base,
+a token or key material.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class KeydError(Exception):
+    """Root of the domain errors.
+
+    Attributes:
+        reason: stable, machine-readable; part of the API.
+        metadata: further facts for programs, for example ``active_kid``.
+    """
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.metadata: Mapping[str, str] = metadata
+
+
+class MalformedError(KeydError):
+    """The input is not what its kind says: not a signature base, not a JWS signing input, not a claims object."""
+
+    reason = "MALFORMED"
+
+
+class InvalidArgumentError(KeydError):
+    """A field of the request is missing or wrong."""
+
+    reason = "INVALID_ARGUMENT"
+
+
+class SizeError(KeydError):
+    """The input is larger than keyd or the backend takes."""
+
+    reason = "SIZE"
+
+
+class RefusedError(KeydError):
+    """The input is well formed, and the rules do not let this key sign it."""
+
+    reason = "REFUSED"
+
+
+class CoverageError(RefusedError):
+    """Required components are not covered, or forbidden ones are."""
+
+    reason = "COVERAGE"
+
+
+class FreshnessError(RefusedError):
+    """``created``, ``expires``, ``iat`` or ``exp`` are missing or outside of their window."""
+
+    reason = "FRESHNESS"
+
+
+class KeyIdError(RefusedError):
+    """The input names another key than the one that was asked to sign it."""
+
+    reason = "KEYID"
+
+
+class AlgorithmError(RefusedError):
+    """The input names another algorithm than the key's."""
+
+    reason = "ALGORITHM"
+
+
+class TagError(RefusedError):
+    """The ``tag`` or ``typ`` is not one that this key signs."""
+
+    reason = "TAG"
+
+
+class PurposeError(RefusedError):
+    """The key does not have the purpose that this input needs."""
+
+    reason = "PURPOSE"
+
+
+class NotFoundError(KeydError):
+    """There is no such key or version."""
+
+    reason = "NOT_FOUND"
+
+
+class AlreadyExistsError(KeydError):
+    """The name, kid or public key is taken."""
+
+    reason = "ALREADY_EXISTS"
+
+
+class KeyStateError(KeydError):
+    """The key or version is in a state that does not allow this. Metadata has ``active_kid`` where there is one."""
+
+    reason = "KEY_STATE"
+
+
+class BackendFailedError(KeydError):
+    """The backend answered with something that is not right; nothing of it was passed on."""
+
+    reason = "BACKEND_FAILED"
+
+
+class BackendUnavailableError(KeydError):
+    """The backend cannot be reached or took too long. Worth a retry."""
+
+    reason = "BACKEND_UNAVAILABLE"
+
+
+class OverloadedError(KeydError):
+    """Too much is under way already, or the backend throttles. Worth a retry, later."""
+
+    reason = "OVERLOADED"
+
+
+class StoreUnavailableError(KeydError):
+    """The metadata database does not take the change. Signing goes on."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class StorageFullError(KeydError):
+    """There is no room on the disk for the change. Signing goes on."""
+
+    reason = "STORAGE_FULL"
