@@ -80,11 +80,12 @@ class Timeline:
         return replace(self, deactivate_at=inf, sign_until=inf, unpublish_at=inf)
 
     def publication_ends(self, now: float, policy: LifecyclePolicy) -> float:
-        """Return the earliest moment at which the public key can leave the JWK Set, short of a compromise.
+        """Return until when something signed ``now`` may be valid, so that it expires before its key is unpublished.
 
-        Nothing may be signed that is valid for longer. Where no end is set, an emergency rotation this very moment sets it.
+        The same period whether or not a rotation is under way, so that what an agent asks for is not refused all of a sudden:
+        who may sign at ``now`` is still published a whole retention later.
         """
-        return min(self.unpublish_at, now + policy.sign_grace + policy.retention)
+        return min(self.unpublish_at, now + policy.retention)
 
 
 def first(now: float) -> Timeline:

@@ -1,0 +1,226 @@
+"""Profiles: the rules that a signature base or a token must meet before a key signs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from backends.api import Algorithm
+from keyd.core.errors import AlgorithmError, CoverageError, FreshnessError, KeyIdError, RefusedError, TagError
+from keyd.core.jws import JwsSigningInput
+from keyd.core.signature_base import DIRECTORY_TAG, Component, SignatureBase
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A named set of rules. Times are in seconds.
+
+    Attributes:
+        required_components: component names without quotes, for example ``@method``. ``a|b`` asks for one of the two, and
+            ``a;req`` for the component of the request that a response answers.
+        allow_response_components: ``@status``, ``;req``, and covering another signature, which only a response needs.
+        max_created_age: None leaves ``created`` as old as it is.
+        max_expires_in: from ``created``, or from now without it, to ``expires``.
+        tag: the exact value; None takes any, or none, but the tag of a key directory.
+        jwt_types: values of ``typ``, compared without regard to case.
+        max_jwt_lifetime: from now to ``exp``.
+        allow_eddsa: an ``Ed25519`` key also signs under the JOSE name ``EdDSA``, which RFC 9864 deprecates, except for
+            ``aa-*`` types, which forbid it.
+    """
+
+    name: str
+    required_components: tuple[str, ...] = ()
+    allow_empty_coverage: bool = False
+    allow_response_components: bool = False
+    required_parameters: frozenset[str] = frozenset({"created"})
+    forbidden_parameters: frozenset[str] = frozenset()
+    max_created_age: float | None = 30.0
+    max_created_ahead: float = 5.0
+    max_expires_in: float = 300.0
+    tag: str | None = None
+    jwt_types: frozenset[str] = frozenset({"JWT", "at+jwt", "agent+jwt", "resource+jwt", "aa-agent+jwt", "aa-resource+jwt"})
+    max_jwt_lifetime: float = 86400.0
+    allow_eddsa: bool = True
+
+
+_BOT_PARAMETERS = frozenset({"created", "expires", "keyid", "tag"})
+
+BUILT_IN: Mapping[str, Profile] = MappingProxyType(
+    {
+        "rfc9421": Profile("rfc9421"),
+        "web-bot-auth": Profile(
+            "web-bot-auth",
+            required_components=("@authority|@target-uri",),
+            required_parameters=_BOT_PARAMETERS,
+            max_expires_in=86400.0,
+            tag="web-bot-auth",
+        ),
+    }
+)
+
+#: Responses of a key directory have one form, whatever the profile of the key that signs them.
+DIRECTORY = Profile(
+    "directory",
+    required_components=("@authority;req",),
+    allow_response_components=True,
+    required_parameters=_BOT_PARAMETERS,
+    max_expires_in=86400.0,
+    tag=DIRECTORY_TAG,
+)
+
+_YEAR_9999 = 253402300799
+_SIGNATURE_FIELDS = frozenset({"signature", "signature-input"})
+_PARAMETER_ERRORS: Mapping[str, type[RefusedError]] = {"alg": AlgorithmError, "keyid": KeyIdError, "tag": TagError}
+
+
+def check_base(
+    base: SignatureBase, profile: Profile, *, algorithm: Algorithm, now: float, not_after: float, directory: bool = False
+) -> None:
+    """Refuse a base that breaks the profile. Whose ``keyid`` it names is for the caller to check.
+
+    Args:
+        algorithm: of the key that is to sign.
+        now: seconds since the epoch.
+        not_after: when the public key leaves the JWK Set; ``expires`` may not be later.
+        directory: the base is for a response of a key directory; then :data:`DIRECTORY` stands in for ``profile``.
+
+    Raises:
+        TagError: ``tag`` is missing or another.
+        CoverageError: a component is missing or may not be covered.
+        AlgorithmError: ``alg`` is another algorithm, missing, or not to be sent.
+        FreshnessError: ``created``, ``expires`` or ``nonce`` is missing, not to be sent, or outside of its window.
+        KeyIdError: ``keyid`` is missing, or not to be sent.
+    """
+    rules = DIRECTORY if directory else profile
+    _check_tag(base.tag, rules)
+    _check_parameters(base.parameters, rules)
+    _check_coverage(base.components, rules)
+    _check_response_components(base.components, rules)
+    if base.alg is not None and base.alg != algorithm.http_name:
+        raise AlgorithmError(f"the base names another alg than the key's, which is {algorithm.http_name}")
+    _check_created(base.created, rules, now)
+    _check_expires(base, rules, now, not_after)
+
+
+def check_jws(jws: JwsSigningInput, profile: Profile, *, algorithm: Algorithm, now: float, not_after: float) -> None:
+    """Refuse a token that breaks the profile. Whose ``kid`` it names is for the caller to check.
+
+    Args:
+        algorithm: of the key that is to sign.
+        now: seconds since the epoch.
+        not_after: when the public key leaves the JWK Set; ``exp`` may not be later.
+
+    Raises:
+        TagError: ``typ`` is missing or not one of the profile's.
+        AlgorithmError: ``alg`` is not the key's.
+        FreshnessError: ``exp``, ``iat`` or ``nbf`` is missing, not a number, or outside of its window.
+    """
+    _check_typ(jws.typ, profile)
+    _check_jose_name(jws, profile, algorithm)
+    expires = _check_exp(jws.claims, profile, now, not_after)
+    _check_iat_and_nbf(jws.claims, profile, now, expires)
+
+
+def _check_tag(tag: str | None, profile: Profile) -> None:
+    if profile.tag is not None and tag != profile.tag:
+        raise TagError(f"profile {profile.name!r} signs nothing but tag {profile.tag!r}")
+    if tag == DIRECTORY_TAG and profile is not DIRECTORY:
+        raise TagError(f"tag {DIRECTORY_TAG!r} is for responses of a key directory only")
+
+
+def _check_parameters(present: frozenset[str], profile: Profile) -> None:
+    for names, fault in (
+        (profile.required_parameters - present, "requires"),
+        (profile.forbidden_parameters & present, "does not allow"),
+    ):
+        if names:
+            name = min(names)
+            raise _PARAMETER_ERRORS.get(name, FreshnessError)(f"profile {profile.name!r} {fault} the signature parameter {name}")
+
+
+def _check_coverage(components: Iterable[Component], profile: Profile) -> None:
+    # A trailer field is another field than the header field of that name, so `;tr` covers nothing that is asked for.
+    covered = {f"{c.name};req" if "req" in c.params else c.name for c in components if "tr" not in c.params}
+    if not components and not profile.allow_empty_coverage:
+        raise CoverageError("the base covers no component, so its signature would fit any message; cover some")
+    for required in profile.required_components:
+        if covered.isdisjoint(required.split("|")):
+            raise CoverageError(f"profile {profile.name!r} requires that {required.replace('|', ' or ')} is covered")
+
+
+def _check_response_components(components: Iterable[Component], profile: Profile) -> None:
+    if profile.allow_response_components:
+        return
+    for component in components:
+        if component.name == "@status" or "req" in component.params:
+            raise CoverageError(f"profile {profile.name!r} signs requests, and @status and ;req are of responses")
+        if component.name in _SIGNATURE_FIELDS:
+            raise CoverageError(f"profile {profile.name!r} does not allow to cover {component.name}, another signature")
+
+
+def _check_created(created: int | None, profile: Profile, now: float) -> None:
+    if created is None:
+        return
+    if created > now + profile.max_created_ahead:
+        raise FreshnessError(f"created is more than {profile.max_created_ahead:g} s ahead; check the clocks")
+    if profile.max_created_age is not None and created < now - profile.max_created_age:
+        raise FreshnessError(f"created is more than {profile.max_created_age:g} s ago; make a new base")
+
+
+def _check_expires(base: SignatureBase, profile: Profile, now: float, not_after: float) -> None:
+    if base.expires is None:
+        return
+    start = now if base.created is None else base.created
+    if base.expires <= max(now, start):
+        raise FreshnessError("expires is over already, or not after created")
+    if base.expires > start + profile.max_expires_in:
+        raise FreshnessError(f"profile {profile.name!r} allows expires at most {profile.max_expires_in:g} s after created")
+    if base.expires > not_after:
+        raise FreshnessError("expires is later than the end of publication of the key; ask for less")
+
+
+def _check_typ(typ: str | None, profile: Profile) -> None:
+    # An "application/" prefix is in no list: RFC 7515 section 4.1.9 recommends to leave it out, and one form is enough.
+    if typ is None or not typ.isascii() or typ.lower() not in {name.lower() for name in profile.jwt_types}:
+        raise TagError(f"profile {profile.name!r} signs typ {', '.join(sorted(profile.jwt_types))} only, without a prefix")
+
+
+def _check_jose_name(jws: JwsSigningInput, profile: Profile, algorithm: Algorithm) -> None:
+    if jws.alg == algorithm.value:
+        return
+    aauth = jws.typ is not None and jws.typ.lower().startswith("aa-")
+    if not (jws.alg == "EdDSA" and algorithm is Algorithm.ED25519 and profile.allow_eddsa and not aauth):
+        raise AlgorithmError(f"the header names another alg than the key's, which is {algorithm.value}")
+
+
+def _check_exp(claims: Mapping[str, Any], profile: Profile, now: float, not_after: float) -> float:
+    expires = _numeric_date(claims, "exp")
+    if expires is None:
+        raise FreshnessError("the token has no exp; add it, or ask for a lifetime")
+    if expires <= now:
+        raise FreshnessError("exp is over already")
+    if expires > now + profile.max_jwt_lifetime:
+        raise FreshnessError(f"profile {profile.name!r} allows exp at most {profile.max_jwt_lifetime:g} s ahead")
+    if expires > not_after:
+        raise FreshnessError("exp is later than the end of publication of the key; ask for less")
+    return expires
+
+
+def _check_iat_and_nbf(claims: Mapping[str, Any], profile: Profile, now: float, expires: float) -> None:
+    issued, not_before = _numeric_date(claims, "iat"), _numeric_date(claims, "nbf")
+    if issued is not None and issued > now + profile.max_created_ahead:
+        raise FreshnessError(f"iat is more than {profile.max_created_ahead:g} s ahead; check the clocks")
+    if not_before is not None and not_before >= expires:
+        raise FreshnessError("nbf is not before exp")
+
+
+def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
+    """Return a NumericDate of RFC 7519 section 2, or None when the claim is missing. JSON ``null`` is not missing."""
+    if name not in claims:
+        return None
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _YEAR_9999:
+        raise FreshnessError(f"{name} is not a number of seconds since 1970")
+    return value

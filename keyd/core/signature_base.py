@@ -1,0 +1,217 @@
+"""Signature bases of RFC 9421, read strictly: what keyd signs for purposes ``http`` and ``directory``.
+
+The canonical form of an inner list is unique (RFC 8941 section 4.1), so nothing is parsed and serialised again to compare:
+each identifier is held to a grammar that has the canonical form only, and the list must be exactly those identifiers.
+Input is hostile: every pattern is anchored and reads each byte once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from keyd.core.errors import MalformedError, SizeError
+
+MAX_BYTES = 16384
+DIRECTORY_TAG = "http-message-signatures-directory"
+
+_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_STRING = r'"[ !#-\[\]-~]*+(?:\\["\\][ !#-\[\]-~]*+)*+"'
+_HOST = r"(?:\[[0-9a-f:.]++\]|[a-z0-9._\-]++)"
+
+_TEXT = re.compile(rb'"[\n\t -~]*+')
+_LINE = re.compile(rf'("([ !#-\[\]-~]*+)"((?:;[a-z*][a-z0-9_.*\-]*+(?:={_STRING})?+)*+)): ')
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]++")
+_COMPONENT_PARAMETER = re.compile(rf";([a-z*][a-z0-9_.*\-]*+)(?:=({_STRING}))?+")
+_SIGNATURE_PARAMETER = re.compile(rf";(?:(created|expires)=(0|[1-9][0-9]{{0,14}}+)|(nonce|alg|keyid|tag)=({_STRING}))")
+_ESCAPE = re.compile(r"\\(.)")
+_PORT = r"(?::[0-9]{1,5}+)?+"
+_PATH = r"/[!\"$->@-~]*+"
+_QUERY = r"\?[!\"$-~]*+"
+_TARGET_URI = re.compile(rf"(https?)://({_HOST}{_PORT})((?:{_PATH})?+)(?:{_QUERY})?+", re.IGNORECASE)
+
+#: The derived components of RFC 9421 section 2.2, and the form of their values.
+_DERIVED = {
+    "@method": re.compile(_TCHARS),
+    "@target-uri": _TARGET_URI,
+    "@authority": re.compile(_HOST + _PORT),
+    "@scheme": re.compile(r"[a-z][a-z0-9+.\-]*+"),
+    "@request-target": re.compile(r"[!-~]++"),
+    "@path": re.compile(_PATH),
+    "@query": re.compile(_QUERY),
+    "@query-param": re.compile(r"[!-~]*+"),
+    "@status": re.compile(r"[1-9][0-9]{2}"),
+}
+_FLAGS = frozenset({"sf", "bs", "tr", "req"})
+_STRINGS = frozenset({"key", "name"})
+_FIELD_ONLY = frozenset({"sf", "bs", "key", "tr"})
+_ENCODINGS = frozenset({"sf", "bs", "key"})
+_NO_PARAMS: Mapping[str, str | bool] = MappingProxyType({})
+_LAST_LINE = '"@signature-params": '
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+class Component(NamedTuple):
+    """One covered component. ``value`` may hold a bearer token: never show it."""
+
+    name: str
+    params: Mapping[str, str | bool]
+    value: str
+    #: The component identifier as it stands in the base, for example ``"@query-param";name="q"``.
+    identifier: str
+
+    def __repr__(self) -> str:
+        return f"Component({self.identifier})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SignatureBase:
+    """A signature base that is well formed; whether a key may sign it is for :func:`keyd.core.profile.check_base`.
+
+    Attributes:
+        components: the covered components in order, without ``@signature-params``.
+        parameters: names of the signature parameters that are present.
+        signature_params: value of the last line, as it stands in the base.
+        created: seconds since the epoch, like ``expires``.
+    """
+
+    components: tuple[Component, ...]
+    parameters: frozenset[str]
+    signature_params: str
+    created: int | None = None
+    expires: int | None = None
+    nonce: str | None = None
+    alg: str | None = None
+    keyid: str | None = None
+    tag: str | None = None
+
+    def __repr__(self) -> str:
+        return f"SignatureBase({' '.join(c.identifier for c in self.components)})"
+
+    def value(self, name: str) -> str | None:
+        """Return the value of the first component of that name that is of this message, not of the request (``;req``)."""
+        return next((c.value for c in self.components if c.name == name and "req" not in c.params), None)
+
+    @property
+    def method(self) -> str | None:
+        """Value of ``@method``."""
+        return self.value("@method")
+
+    @property
+    def authority(self) -> str | None:
+        """``host[:port]`` of ``@authority``, else of ``@target-uri`` in the same form: lower case, no default port."""
+        value = self.value("@authority")
+        uri = self._target_uri() if value is None else None
+        if uri is None:
+            return value
+        return uri[2].lower().removesuffix(_DEFAULT_PORTS[uri[1].lower()])
+
+    @property
+    def path(self) -> str | None:
+        """Value of ``@path``, else the path of ``@target-uri``. Not normalised: dot segments stay."""
+        value = self.value("@path")
+        uri = self._target_uri() if value is None else None
+        return value if uri is None else uri[3] or "/"
+
+    def serialise(self) -> bytes:
+        """Return the base in octets: what was parsed, byte for byte."""
+        lines = [f"{c.identifier}: {c.value}" for c in self.components]
+        return "\n".join([*lines, _LAST_LINE + self.signature_params]).encode("ascii")
+
+    def _target_uri(self) -> re.Match[str] | None:
+        value = self.value("@target-uri")
+        return None if value is None else _TARGET_URI.fullmatch(value)
+
+
+def parse(data: bytes) -> SignatureBase:
+    """Read a signature base (RFC 9421 section 2.5): ASCII octets, lines split by LF, none after the last.
+
+    Raises:
+        SizeError: more than :data:`MAX_BYTES`.
+        MalformedError: not a signature base, or not in its one canonical form.
+    """
+    if len(data) > MAX_BYTES:
+        raise SizeError(f"a signature base has at most {MAX_BYTES} bytes, got {len(data)}")
+    if not _TEXT.fullmatch(data):
+        raise MalformedError('a signature base is ASCII, starts with " and has no control characters but LF and HTAB')
+    *lines, last = data.decode("ascii").split("\n")
+    if not last.startswith(_LAST_LINE):
+        raise MalformedError('the last line of a signature base is "@signature-params", without a line feed after it')
+    components = tuple([_component(line, number) for number, line in enumerate(lines, 1)])
+    _refuse_duplicates(components)
+    listed = f"({' '.join([c.identifier for c in components])})"
+    if not last.startswith(listed, len(_LAST_LINE)):
+        raise MalformedError(
+            '"@signature-params" does not list the identifiers of the lines above it, in order, in canonical form'
+        )
+    parameters = _signature_parameters(last, len(_LAST_LINE) + len(listed))
+    return SignatureBase(components, frozenset(parameters), last[len(_LAST_LINE) :], **parameters)
+
+
+def _component(line: str, number: int) -> Component:
+    match = _LINE.match(line)
+    if match is None:
+        raise MalformedError(f"line {number} is not a component identifier in canonical form, a colon, a space and a value")
+    identifier, name, raw = match.groups()
+    value = line[match.end() :]
+    params = _component_parameters(raw, number) if raw else _NO_PARAMS
+    if name.startswith("@"):
+        _check_derived(name, params, value, number)
+    elif not _FIELD_NAME.fullmatch(name):
+        raise MalformedError(f"line {number} names neither a field, in lower case, nor a derived component")
+    elif "name" in params or (raw and len(_ENCODINGS & params.keys()) > 1):
+        raise MalformedError(
+            f"line {number} has the parameter name, which no field has, or two of sf, bs and key, which exclude each other"
+        )
+    elif value.strip(" \t") != value:
+        raise MalformedError(f"line {number} has white space at an end of its value")
+    return Component(name, params, value, identifier)
+
+
+def _component_parameters(raw: str, number: int) -> Mapping[str, str | bool]:
+    params: dict[str, str | bool] = {}
+    for name, string in _COMPONENT_PARAMETER.findall(raw):
+        if name in params or name not in (_STRINGS if string else _FLAGS):
+            raise MalformedError(f"line {number} has a component parameter that is unknown, repeated or of the wrong type")
+        params[name] = _unquote(string) if string else True
+    return params
+
+
+def _check_derived(name: str, params: Mapping[str, str | bool], value: str, number: int) -> None:
+    form = _DERIVED.get(name)
+    if form is None:
+        raise MalformedError(f"line {number} names a derived component that RFC 9421 does not have, or not above the last line")
+    if not _FIELD_ONLY.isdisjoint(params) or ("name" in params) != (name == "@query-param"):
+        raise MalformedError(f"line {number} has a parameter that {name} cannot have, or lacks one that it needs")
+    if not form.fullmatch(value):
+        raise MalformedError(f"line {number} has a value that {name} cannot have")
+
+
+def _refuse_duplicates(components: tuple[Component, ...]) -> None:
+    """Compare identifiers without regard to the order of their parameters (RFC 9421 section 2)."""
+    distinct = {(c.name, frozenset(c.params.items())) if c.params else c.name for c in components}
+    if len(distinct) != len(components):
+        raise MalformedError("a component is covered twice")
+
+
+def _signature_parameters(line: str, position: int) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    while position < len(line):
+        match = _SIGNATURE_PARAMETER.match(line, position)
+        if match is None or (match[1] or match[3]) in parameters:
+            raise MalformedError(
+                "after the list stand only ;created and ;expires as integers and ;nonce, ;alg, ;keyid and ;tag as strings, "
+                "each at most once and in canonical form"
+            )
+        name, integer, text, string = match.groups()
+        parameters[name or text] = int(integer) if name else _unquote(string)
+        position = match.end()
+    return parameters
+
+
+def _unquote(string: str) -> str:
+    text = string[1:-1]
+    return _ESCAPE.sub(r"\1", text) if "\\" in text else text

@@ -1,0 +1,121 @@
+"""All keys at one moment, immutable: what signing and publication read, and swap whole on change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
+from types import MappingProxyType
+
+from backends.api import PublicKey
+from keyd.core import jwk
+from keyd.core.errors import KeyStateError, NotFoundError
+from keyd.core.model import Key, KeyVersion
+from keyd.core.timeline import KeyState
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """A version with its public key."""
+
+    record: KeyVersion
+
+    @cached_property
+    def public_key(self) -> PublicKey:
+        """The recorded public key; what the backend returns is checked against it."""
+        return jwk.to_public_key(self.record.public_jwk)
+
+
+@dataclass(frozen=True)
+class KeyView:
+    """A key with its versions, oldest first."""
+
+    key: Key
+    versions: tuple[VersionView, ...]
+
+    def active(self, now: float) -> VersionView | None:
+        """Return the version that signs by default, whether or not the key is disabled."""
+        return next((v for v in reversed(self.versions) if v.record.timeline.state(now) is KeyState.ACTIVE), None)
+
+    def pending(self, now: float) -> VersionView | None:
+        """Return the version that waits to become active."""
+        return next((v for v in self.versions if v.record.timeline.state(now) is KeyState.PRE_ACTIVATION), None)
+
+    def version(self, number: int) -> VersionView:
+        """Return one version. Raises NotFoundError."""
+        for view in self.versions:
+            if view.record.version == number:
+                return view
+        raise NotFoundError(f"key {self.key.name!r} has no version {number}")
+
+    def by_kid(self, kid: str) -> VersionView | None:
+        """Return the version that a kid or thumbprint names."""
+        return next((v for v in reversed(self.versions) if kid in (v.record.kid, v.record.thumbprint)), None)
+
+    def signer(self, kid: str | None, now: float) -> VersionView:
+        """Return the version that shall sign: the one that ``kid`` names, else the active one.
+
+        Raises:
+            KeyStateError: it may not sign now; metadata has ``active_kid`` where another may.
+            NotFoundError: the key has no such kid.
+        """
+        name = self.key.name
+        active = self.active(now)
+        if self.key.disabled_at is not None:
+            raise KeyStateError(f"key {name!r} is disabled; `keyd key enable {name}` lets it sign again")
+        hint = {"active_kid": active.record.kid} if active else {}
+        if kid is None:
+            if active is None:
+                raise KeyStateError(f"key {name!r} has no active version; `keyd key rotate --now {name}` makes one")
+            return active
+        view = self.by_kid(kid)
+        if view is None:
+            raise NotFoundError(f"key {name!r} has no kid {kid!r}", **hint)
+        if not view.record.timeline.signs(now):
+            state = view.record.timeline.state(now).value
+            raise KeyStateError(f"version {view.record.version} of key {name!r} does not sign: it is {state}", **hint)
+        return view
+
+    def published(self, now: float) -> list[VersionView]:
+        """Return what belongs in the JWK Set: the active version first, then newest first."""
+        if not self.key.publish:
+            return []
+        active = self.active(now)
+        views = [v for v in reversed(self.versions) if v.record.timeline.published(now)]
+        return sorted(views, key=lambda v: v is not active)
+
+    def next_change(self, now: float) -> float:
+        """Return the next moment at which time alone changes anything here; ``inf`` if none."""
+        return min((v.record.timeline.next_change(now) for v in self.versions), default=inf)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All keys by name."""
+
+    keys: Mapping[str, KeyView] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, keys: Iterable[Key], versions: Iterable[KeyVersion]) -> Snapshot:
+        """Build a snapshot from records."""
+        ordered = sorted(keys, key=lambda key: key.name)
+        grouped: dict[str, list[VersionView]] = {key.name: [] for key in ordered}
+        for record in sorted(versions, key=lambda v: v.version):
+            grouped[record.key].append(VersionView(record))
+        return cls(MappingProxyType({key.name: KeyView(key, tuple(grouped[key.name])) for key in ordered}))
+
+    def with_key(self, view: KeyView) -> Snapshot:
+        """Return a snapshot in which this key stands as given."""
+        return Snapshot(MappingProxyType(dict(sorted({**self.keys, view.key.name: view}.items()))))
+
+    def get(self, name: str) -> KeyView:
+        """Return one key. Raises NotFoundError."""
+        view = self.keys.get(name)
+        if view is None:
+            raise NotFoundError(f"there is no key {name!r}; `keyd key list` shows those that there are")
+        return view
+
+    def has_kid(self, kid: str) -> bool:
+        """Say whether any version of any key has this kid or thumbprint."""
+        return any(view.by_kid(kid) for view in self.keys.values())

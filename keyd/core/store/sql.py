@@ -1,0 +1,188 @@
+"""The store on SQL. Every method is one transaction and blocks; the keyring calls them from a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from math import inf, isinf
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Row, create_engine, delete, event, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from backends.api import Algorithm
+from keyd.core.errors import AlreadyExistsError, StorageFullError, StoreUnavailableError
+from keyd.core.model import Key, KeyVersion, KidFormat, Purpose
+from keyd.core.store import migrate, tables
+from keyd.core.store.records import Intent, Records
+from keyd.core.timeline import LifecyclePolicy, Timeline
+
+_TIMES = tuple(f.name for f in fields(Timeline))
+
+
+class SqlStore:
+    """Keys and versions in a SQL database.
+
+    Every method raises StoreUnavailableError when the database does not answer, StorageFullError when it has no room.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the SQLite database at ``path``, made and migrated as needed."""
+        self._engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 5})
+        event.listen(self._engine, "connect", _configure_sqlite)
+        event.listen(self._engine, "begin", _begin_sqlite)
+        with self._transaction() as connection:
+            migrate.upgrade(connection)
+
+    def load(self) -> Records:
+        """Return everything."""
+        with self._transaction() as connection:
+            return Records(
+                keys=tuple(_key(row) for row in connection.execute(select(tables.keys))),
+                versions=tuple(_version(row) for row in connection.execute(select(tables.versions))),
+                intents=tuple(Intent(row.key, row.version, row.backend) for row in connection.execute(select(tables.intents))),
+            )
+
+    def begin_version(self, key: str, backend: str) -> Intent:
+        """Give out the next version number of a key and note the intent to make that version."""
+        table = tables.numbers
+        with self._transaction() as connection:
+            last = connection.execute(select(table.c.last).where(table.c.key == key)).scalar()
+            if last is None:
+                connection.execute(insert(table).values(key=key, last=1))
+            else:
+                connection.execute(update(table).where(table.c.key == key).values(last=last + 1))
+            intent = Intent(key, (last or 0) + 1, backend)
+            connection.execute(insert(tables.intents).values(**asdict(intent)))
+        return intent
+
+    def finish_version(self, intent: Intent, version: KeyVersion, *, key: Key | None, changed: Sequence[KeyVersion]) -> None:
+        """Record a version that the backend made, the key if it is new, and the versions whose timelines change with it.
+
+        Raises:
+            AlreadyExistsError: the kid or the public key is on record already.
+        """
+        try:
+            with self._transaction() as connection:
+                if key is not None:
+                    connection.execute(insert(tables.keys).values(**_key_row(key)))
+                _write(connection, changed)
+                connection.execute(insert(tables.versions).values(**_version_row(version)))
+                _forget(connection, intent)
+        except IntegrityError as exc:
+            raise AlreadyExistsError(
+                f"kid {version.kid!r}, or its public key, is on record already; a kid is never reused"
+            ) from exc
+
+    def abandon_version(self, intent: Intent) -> None:
+        """Drop an intent of which nothing is left in the backend."""
+        with self._transaction() as connection:
+            _forget(connection, intent)
+
+    def update_versions(self, changed: Sequence[KeyVersion]) -> None:
+        """Write the handles, timelines and reasons of versions that exist."""
+        with self._transaction() as connection:
+            _write(connection, changed)
+
+    def update_key(self, key: Key) -> None:
+        """Write a key that exists."""
+        with self._transaction() as connection:
+            connection.execute(update(tables.keys).where(tables.keys.c.name == key.name).values(**_key_row(key)))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as exc:
+            # `orig` is the driver's message; str(exc) would add the statement and its values.
+            cause = str(getattr(exc, "orig", None) or type(exc).__name__)
+            full = "full" in cause or "disk I/O error" in cause
+            error = StorageFullError if full else StoreUnavailableError
+            advice = "make room on its disk, then try again" if full else "nothing was changed"
+            raise error(f"the metadata database does not take the change ({cause}); {advice}") from exc
+
+
+def _configure_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN leaves schema changes outside of the transaction
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a version that was announced must survive a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _write(connection: Connection, changed: Sequence[KeyVersion]) -> None:
+    table = tables.versions
+    for version in changed:
+        where = (table.c.key == version.key) & (table.c.version == version.version)
+        connection.execute(update(table).where(where).values(**_version_row(version)))
+
+
+def _forget(connection: Connection, intent: Intent) -> None:
+    table = tables.intents
+    connection.execute(delete(table).where((table.c.key == intent.key) & (table.c.version == intent.version)))
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(
+        name=row.name,
+        algorithm=Algorithm(row.algorithm),
+        backend=row.backend,
+        purposes=frozenset(Purpose(value) for value in row.purposes),
+        profile=row.profile,
+        kid_format=KidFormat(row.kid_format),
+        keyid_aliases=tuple(row.keyid_aliases),
+        publish=row.publish,
+        lifecycle=LifecyclePolicy(row.publish_lead, row.sign_grace, row.retention),
+        created_at=row.created_at,
+        disabled_at=row.disabled_at,
+    )
+
+
+def _key_row(key: Key) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "algorithm": key.algorithm.value,
+        "backend": key.backend,
+        "purposes": sorted(purpose.value for purpose in key.purposes),
+        "profile": key.profile,
+        "kid_format": key.kid_format.value,
+        "keyid_aliases": list(key.keyid_aliases),
+        "publish": key.publish,
+        **asdict(key.lifecycle),
+        "created_at": key.created_at,
+        "disabled_at": key.disabled_at,
+    }
+
+
+def _version(row: Row[Any]) -> KeyVersion:
+    times = {name: inf if row._mapping[name] is None else row._mapping[name] for name in _TIMES}
+    return KeyVersion(
+        key=row.key,
+        version=row.version,
+        kid=row.kid,
+        thumbprint=row.thumbprint,
+        public_jwk=row.public_jwk,
+        handle=row.handle,
+        timeline=Timeline(**times),
+        compromise_reason=row.compromise_reason,
+    )
+
+
+def _version_row(version: KeyVersion) -> dict[str, Any]:
+    row = asdict(version)
+    times = row.pop("timeline")
+    return row | {name: None if isinf(at) else at for name, at in times.items()}

@@ -1,0 +1,66 @@
+"""What several test modules need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from backends.api import Algorithm, BackendContext
+from backends.memory import MemoryBackend
+from keyd.core.keyring import Keyring
+from keyd.core.model import Key, KidFormat, Purpose
+from keyd.core.profile import BUILT_IN
+from keyd.core.runner import BackendRunner
+from keyd.core.store import SqlStore
+from keyd.core.timeline import LifecyclePolicy
+
+START = 1_800_000_000.0
+
+
+class FakeClock:
+    """A clock that stands still until it is told to move."""
+
+    def __init__(self, now: float = START) -> None:
+        self.time = now
+
+    def now(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def memory_backend() -> MemoryBackend:
+    return MemoryBackend.open(MemoryBackend.Config(), BackendContext("mem", Path("/nonexistent")))
+
+
+def new_key(name: str = "agent", **changes: object) -> Key:
+    key = Key(
+        name=name,
+        algorithm=Algorithm.ED25519,
+        backend="mem",
+        purposes=frozenset({Purpose.HTTP}),
+        profile="rfc9421",
+        kid_format=KidFormat.THUMBPRINT,
+        keyid_aliases=(),
+        publish=True,
+        lifecycle=LifecyclePolicy(),
+        created_at=START,
+    )
+    return replace(key, **changes)  # type: ignore[arg-type]
+
+
+def keyring(store: SqlStore, runners: Mapping[str, BackendRunner], clock: FakeClock) -> Keyring:
+    ring = Keyring(store, runners, clock, served_max_age=300)
+    ring.profiles = frozenset(BUILT_IN)
+    return ring
+
+
+def signature_base(now: float, *, keyid: str | None = None, authority: str = "example.com", extra: str = "") -> bytes:
+    """Return a small valid signature base."""
+    named = f';keyid="{keyid}"' if keyid else ""
+    return (
+        f'"@method": GET\n"@authority": {authority}\n"@path": /\n'
+        f'"@signature-params": ("@method" "@authority" "@path");created={int(now)}{named}{extra}'
+    ).encode()

@@ -1,0 +1,253 @@
+"""The rules of profiles, each with an input that meets it and one that breaks it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from backends.api import Algorithm
+from keyd.core.errors import AlgorithmError, CoverageError, FreshnessError, KeyIdError, RefusedError, TagError
+from keyd.core.jws import JwsSigningInput
+from keyd.core.profile import BUILT_IN, Profile, check_base, check_jws
+from keyd.core.signature_base import DIRECTORY_TAG, parse
+
+NOW = 1_800_000_000.5
+T = 1_800_000_000
+PLAIN = BUILT_IN["rfc9421"]
+BOT = BUILT_IN["web-bot-auth"]
+AAUTH = Profile(
+    "aauth",
+    required_components=("@method", "@authority", "@path", "signature-key"),
+    forbidden_parameters=frozenset({"alg", "keyid"}),
+)
+VALUES = {"@method": "GET", "@authority": "a.example", "@path": "/", "@target-uri": "https://a.example/", "@status": "200"}
+
+
+def check(
+    components: str,
+    parameters: str,
+    profile: Profile = PLAIN,
+    *,
+    algorithm: Algorithm = Algorithm.ED25519,
+    not_after: float = math.inf,
+    directory: bool = False,
+) -> None:
+    """Check a base that covers ``components``, which are identifiers without quotes around the name."""
+    identifiers = []
+    lines = []
+    for component in components.split():
+        name, semicolon, rest = component.partition(";")
+        identifiers.append(f'"{name}"{semicolon}{rest}')
+        lines.append(f"{identifiers[-1]}: {VALUES.get(name, 'v')}")
+    lines.append(f'"@signature-params": ({" ".join(identifiers)}){parameters}')
+    base = parse("\n".join(lines).encode())
+    check_base(base, profile, algorithm=algorithm, now=NOW, not_after=not_after, directory=directory)
+
+
+CREATED = f";created={T}"
+BOT_PARAMETERS = f';created={T};expires={T + 60};keyid="k";tag="web-bot-auth"'
+DIRECTORY_PARAMETERS = f';created={T};expires={T + 86400};keyid="k";tag="{DIRECTORY_TAG}"'
+AAUTH_COMPONENTS = "@method @authority @path signature-key"
+
+ACCEPTED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "plain": ("@method", CREATED, {}),
+    "oldest created": ("@method", f";created={T - 29}", {}),
+    "created ahead": ("@method", f";created={T + 5}", {}),
+    "old created, not checked": ("@method", ";created=1", {"profile": replace(PLAIN, max_created_age=None)}),
+    "no created, not required": ("@method", "", {"profile": replace(PLAIN, required_parameters=frozenset())}),
+    "longest expires": ("@method", f"{CREATED};expires={T + 300}", {}),
+    "expires with the key": ("@method", f"{CREATED};expires={T + 60}", {"not_after": T + 60}),
+    "alg of the key": ("@method", f'{CREATED};alg="ed25519"', {}),
+    "alg of another key": ("@method", f'{CREATED};alg="rsa-pss-sha512"', {"algorithm": Algorithm.PS512}),
+    "any tag": ("@method", f'{CREATED};tag="x"', {}),
+    "empty coverage, allowed": ("", CREATED, {"profile": replace(PLAIN, allow_empty_coverage=True)}),
+    "response, allowed": ("@status @method;req signature", CREATED, {"profile": replace(PLAIN, allow_response_components=True)}),
+    "web bot auth by authority": ("@authority", BOT_PARAMETERS, {"profile": BOT}),
+    "web bot auth by target uri": ("@target-uri", BOT_PARAMETERS, {"profile": BOT}),
+    "member of a dictionary": (
+        '@authority signature-agent;key="sig1"',
+        BOT_PARAMETERS,
+        {"profile": replace(BOT, required_components=("@authority|@target-uri", "signature-agent"))},
+    ),
+    "aauth": (AAUTH_COMPONENTS, CREATED, {"profile": AAUTH}),
+    "directory": ("@authority;req", DIRECTORY_PARAMETERS, {"directory": True}),
+    "directory by a web bot auth key": (
+        "@authority;req content-digest",
+        DIRECTORY_PARAMETERS,
+        {"directory": True, "profile": BOT},
+    ),
+}
+
+
+@pytest.mark.parametrize(("components", "parameters", "rest"), ACCEPTED.values(), ids=ACCEPTED)
+def test_accepts_base(components: str, parameters: str, rest: dict[str, Any]) -> None:
+    check(components, parameters, **rest)
+
+
+def without(parameters: str, name: str) -> str:
+    return ";".join(part for part in parameters.split(";") if not part.startswith(name))
+
+
+# Numbers are those of the checks: freshness (7, 8), keyid (9), alg (10), tag (11), coverage (12), response components (15).
+REFUSED: dict[str, tuple[str, str, dict[str, Any], type[RefusedError]]] = {
+    "7 no created": ("@method", "", {}, FreshnessError),
+    "7 created too old": ("@method", f";created={T - 30}", {}, FreshnessError),
+    "7 created too far ahead": ("@method", f";created={T + 6}", {}, FreshnessError),
+    "7 created ahead, age not checked": (
+        "@method",
+        f";created={T + 6}",
+        {"profile": replace(PLAIN, max_created_age=None)},
+        FreshnessError,
+    ),
+    "8 expired": ("@method", f"{CREATED};expires={T}", {}, FreshnessError),
+    "8 expired after created": ("@method", f";created={T - 20};expires={T - 5}", {}, FreshnessError),
+    "8 expires before created": ("@method", f";created={T + 5};expires={T + 4}", {}, FreshnessError),
+    "8 expires too late": ("@method", f"{CREATED};expires={T + 301}", {}, FreshnessError),
+    "8 expires too late without created": (
+        "@method",
+        f";expires={T + 301}",
+        {"profile": replace(PLAIN, required_parameters=frozenset())},
+        FreshnessError,
+    ),
+    "8 expires after the key": ("@method", f"{CREATED};expires={T + 61}", {"not_after": T + 60}, FreshnessError),
+    "8 no expires": ("@authority", without(BOT_PARAMETERS, "expires"), {"profile": BOT}, FreshnessError),
+    "8 nonce forbidden": (
+        "@method",
+        f'{CREATED};nonce="n"',
+        {"profile": replace(PLAIN, forbidden_parameters=frozenset({"nonce"}))},
+        FreshnessError,
+    ),
+    "9 no keyid": ("@authority", without(BOT_PARAMETERS, "keyid"), {"profile": BOT}, KeyIdError),
+    "9 keyid forbidden": (AAUTH_COMPONENTS, f'{CREATED};keyid="k"', {"profile": AAUTH}, KeyIdError),
+    "10 alg of another key": ("@method", f'{CREATED};alg="rsa-pss-sha512"', {}, AlgorithmError),
+    "10 jose name": ("@method", f'{CREATED};alg="Ed25519"', {}, AlgorithmError),
+    "10 empty alg": ("@method", f'{CREATED};alg=""', {}, AlgorithmError),
+    "10 hmac": ("@method", f'{CREATED};alg="hmac-sha256"', {}, AlgorithmError),
+    "10 alg forbidden": (AAUTH_COMPONENTS, f'{CREATED};alg="ed25519"', {"profile": AAUTH}, AlgorithmError),
+    "11 no tag": ("@authority", without(BOT_PARAMETERS, "tag"), {"profile": BOT}, TagError),
+    "11 another tag": ("@authority", BOT_PARAMETERS.replace("web-bot-auth", "x"), {"profile": BOT}, TagError),
+    "11 tag in upper case": ("@authority", BOT_PARAMETERS.replace("web-bot", "Web-Bot"), {"profile": BOT}, TagError),
+    "11 directory tag on a request": ("@authority", DIRECTORY_PARAMETERS, {}, TagError),
+    "11 directory tag of a profile": (
+        "@authority",
+        DIRECTORY_PARAMETERS,
+        {"profile": replace(PLAIN, tag=DIRECTORY_TAG)},
+        TagError,
+    ),
+    "11 directory without a tag": ("@authority;req", without(DIRECTORY_PARAMETERS, "tag"), {"directory": True}, TagError),
+    "11 directory with the tag of requests": ("@authority;req", BOT_PARAMETERS, {"directory": True, "profile": BOT}, TagError),
+    "12 empty coverage": ("", CREATED, {}, CoverageError),
+    "12 component missing": ("@method @authority @path", CREATED, {"profile": AAUTH}, CoverageError),
+    "12 neither of two": ("@method", BOT_PARAMETERS, {"profile": BOT}, CoverageError),
+    "12 component of the request only": (
+        "@authority;req",
+        BOT_PARAMETERS,
+        {"profile": replace(BOT, allow_response_components=True)},
+        CoverageError,
+    ),
+    "12 trailer only": ("@method @authority @path signature-key;tr", CREATED, {"profile": AAUTH}, CoverageError),
+    "12 directory of no authority": ("content-digest", DIRECTORY_PARAMETERS, {"directory": True}, CoverageError),
+    "12 directory by its own authority": ("@authority", DIRECTORY_PARAMETERS, {"directory": True}, CoverageError),
+    "directory expires too late": (
+        "@authority;req",
+        DIRECTORY_PARAMETERS.replace(str(T + 86400), str(T + 86401)),
+        {"directory": True},
+        FreshnessError,
+    ),
+    "15 status": ("@status", CREATED, {}, CoverageError),
+    "15 req": ("@method @authority;req", CREATED, {}, CoverageError),
+    "15 signature": ("@method signature", CREATED, {}, CoverageError),
+    "15 a member of signature": ('@method signature;key="sig1"', CREATED, {}, CoverageError),
+    "15 signature-input": ("@method signature-input", CREATED, {}, CoverageError),
+}
+
+
+@pytest.mark.parametrize(("components", "parameters", "rest", "error"), REFUSED.values(), ids=REFUSED)
+def test_refuses_base(components: str, parameters: str, rest: dict[str, Any], error: type[RefusedError]) -> None:
+    with pytest.raises(error) as caught:
+        check(components, parameters, **rest)
+    assert type(caught.value) is error
+
+
+def token(
+    claims: dict[str, Any] | None = None,
+    *,
+    alg: str = "Ed25519",
+    typ: str | None = "JWT",
+    profile: Profile = PLAIN,
+    algorithm: Algorithm = Algorithm.ED25519,
+    not_after: float = math.inf,
+) -> None:
+    jws = JwsSigningInput(alg, typ, None, {"exp": T + 60} if claims is None else claims)
+    check_jws(jws, profile, algorithm=algorithm, now=NOW, not_after=not_after)
+
+
+ACCEPTED_TOKENS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "typ in another case": {"typ": "jwt"},
+    "aauth": {"typ": "aa-agent+jwt"},
+    "eddsa": {"alg": "EdDSA", "typ": "agent+jwt"},
+    "es256": {"alg": "ES256", "algorithm": Algorithm.ES256},
+    "longest life": {"claims": {"exp": T + 86400}},
+    "as long as the key": {"not_after": T + 60},
+    "fractions": {"claims": {"exp": T + 60.5, "iat": NOW, "nbf": NOW}},
+    "iat ahead": {"claims": {"exp": T + 60, "iat": T + 5}},
+    "nbf ahead": {"claims": {"exp": T + 60, "nbf": T + 59}},
+}
+
+
+@pytest.mark.parametrize("changes", ACCEPTED_TOKENS.values(), ids=ACCEPTED_TOKENS)
+def test_accepts_token(changes: dict[str, Any]) -> None:
+    token(**changes)
+
+
+REFUSED_TOKENS: dict[str, tuple[dict[str, Any], type[RefusedError]]] = {
+    "alg none": ({"alg": "none"}, AlgorithmError),
+    "alg None": ({"alg": "NoNe"}, AlgorithmError),
+    "alg hmac": ({"alg": "HS256"}, AlgorithmError),
+    "alg of another key": ({"alg": "ES256"}, AlgorithmError),
+    "alg in lower case": ({"alg": "ed25519"}, AlgorithmError),
+    "alg pss with a pkcs 1 key": ({"alg": "PS512", "algorithm": Algorithm.RS256}, AlgorithmError),
+    "eddsa with another key": ({"alg": "EdDSA", "algorithm": Algorithm.ES256}, AlgorithmError),
+    "eddsa switched off": ({"alg": "EdDSA", "profile": replace(PLAIN, allow_eddsa=False)}, AlgorithmError),
+    "eddsa with aauth": ({"alg": "EdDSA", "typ": "aa-agent+jwt"}, AlgorithmError),
+    "eddsa with aauth in another case": ({"alg": "EdDSA", "typ": "AA-agent+jwt"}, AlgorithmError),
+    "no typ": ({"typ": None}, TagError),
+    "typ that is not listed": ({"typ": "logout+jwt"}, TagError),
+    "typ with a prefix": ({"typ": "application/at+jwt"}, TagError),
+    "typ with a letter that folds to ascii": (
+        {"typ": "to\u212aen", "profile": replace(PLAIN, jwt_types=frozenset({"token"}))},
+        TagError,
+    ),
+    "no exp": ({"claims": {}}, FreshnessError),
+    "exp over": ({"claims": {"exp": T}}, FreshnessError),
+    "exp too late": ({"claims": {"exp": T + 86401}}, FreshnessError),
+    "exp after the key": ({"not_after": T + 59}, FreshnessError),
+    "exp null": ({"claims": {"exp": None}}, FreshnessError),
+    "exp a string": ({"claims": {"exp": str(T + 60)}}, FreshnessError),
+    "exp true": ({"claims": {"exp": True}}, FreshnessError),
+    "exp an array": ({"claims": {"exp": [T + 60]}}, FreshnessError),
+    "exp infinite": ({"claims": {"exp": math.inf}}, FreshnessError),
+    "exp not a number": ({"claims": {"exp": math.nan}}, FreshnessError),
+    "exp beyond double": ({"claims": {"exp": 10**400}}, FreshnessError),
+    "exp below zero": ({"claims": {"exp": -1}}, FreshnessError),
+    "iat ahead": ({"claims": {"exp": T + 60, "iat": T + 6}}, FreshnessError),
+    "iat a string": ({"claims": {"exp": T + 60, "iat": "now"}}, FreshnessError),
+    "iat true": ({"claims": {"exp": T + 60, "iat": True}}, FreshnessError),
+    "nbf not before exp": ({"claims": {"exp": T + 60, "nbf": T + 60}}, FreshnessError),
+    "nbf null": ({"claims": {"exp": T + 60, "nbf": None}}, FreshnessError),
+}
+
+
+@pytest.mark.parametrize(("changes", "error"), REFUSED_TOKENS.values(), ids=REFUSED_TOKENS)
+def test_refuses_token(changes: dict[str, Any], error: type[RefusedError]) -> None:
+    with pytest.raises(error) as caught:
+        token(**changes)
+    assert type(caught.value) is error
+
+
+def test_built_in_profiles_are_named_after_their_keys() -> None:
+    assert {name: profile.name for name, profile in BUILT_IN.items()} == {name: name for name in BUILT_IN}
