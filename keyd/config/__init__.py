@@ -1,0 +1,25 @@
+"""Configuration: one strict TOML file, read once, checked as a whole, and frozen."""
+
+from keyd.config.loader import DEFAULT_PATH, find, load
+from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
+from keyd.config.problems import ConfigError, Problem
+from keyd.config.reload import reload_conflicts
+from keyd.config.render import render
+
+__all__ = [
+    "Config",
+    "Server",
+    "Http",
+    "Jwks",
+    "Defaults",
+    "Log",
+    "ProfileSection",
+    "BackendConfig",
+    "ConfigError",
+    "Problem",
+    "DEFAULT_PATH",
+    "find",
+    "load",
+    "render",
+    "reload_conflicts",
+]

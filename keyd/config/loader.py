@@ -1,0 +1,279 @@
+"""From a file to a configuration, or to the list of all that is wrong with it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from keyd import plugins
+from keyd.config import places
+from keyd.config.durations import text
+from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Section, Server
+from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
+from keyd.core.profile import BUILT_IN, Profile
+
+DEFAULT_PATH = Path("/etc/keyd/keyd.toml")
+
+_MAX_SIZE = 1024 * 1024
+_TOO_DEEP = "arrays or tables are nested too deep"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+_SECTIONS: Mapping[str, type[Section]] = {"server": Server, "http": Http, "jwks": Jwks, "defaults": Defaults, "log": Log}
+_TABLES = (*_SECTIONS, "profiles", "backends")
+
+_M = TypeVar("_M", bound=BaseModel)
+_Where = tuple[str, ...]
+
+
+def find(option: Path | None = None) -> Path | None:
+    """Return the configuration file: ``option``, else ``$KEYD_CONFIG``, else /etc/keyd/keyd.toml if that is there, else None.
+
+    Only the last may be absent. What was named but cannot be read is for :func:`load` to refuse.
+    """
+    if option is not None:
+        return option
+    named = os.environ.get("KEYD_CONFIG", "")
+    if named:
+        return Path(named)
+    try:
+        DEFAULT_PATH.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # it may be there, and to run without it would be to run without its rules
+    return DEFAULT_PATH
+
+
+def load(path: Path | None) -> Config:
+    """Read, check and complete the configuration. None stands for no file: every default, and a first run allowed.
+
+    Raises:
+        ConfigError: with every problem there is, not just the first.
+    """
+    content = _read(path) if path is not None else ""
+    try:
+        data = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_syntax(content, error)], path) from None
+    except RecursionError:
+        raise ConfigError([Problem("", _TOO_DEEP)], path) from None
+    except ValueError:  # from int(), which has a limit
+        raise ConfigError([Problem("", "a number is too long")], path) from None
+    try:
+        return _Loader(path, places.lines(content)).load(data)
+    except RecursionError:
+        raise ConfigError([Problem("", _TOO_DEEP)], path) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_SIZE + 1)
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "not a path"
+        raise ConfigError([Problem("", f"cannot read the configuration file: {reason}")], path) from error
+    if len(content) > _MAX_SIZE:
+        raise ConfigError([Problem("", f"the configuration file is larger than {_MAX_SIZE} bytes")], path)
+    try:
+        return content.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem("", "the configuration file is not UTF-8", line=line)], path) from None
+
+
+def _syntax(content: str, error: tomllib.TOMLDecodeError) -> Problem:
+    message, _, place = str(error).partition(" (at ")
+    match = re.fullmatch(r"line (\d+), column (\d+)\)", place)
+    line, column = (int(match[1]), int(match[2])) if match else (content.count("\n") + 1, len(content.rpartition("\n")[2]) + 1)
+    # Some messages end with a character or key of the file. The line is enough to find it.
+    message = re.split(r"[:'\"(]", message)[0].strip()
+    return Problem("", f"not TOML: {message[:1].lower()}{message[1:]} at column {column}", line=line)
+
+
+class _Loader:
+    """Collects problems, so that one mistake does not hide the next."""
+
+    def __init__(self, path: Path | None, lines: Mapping[places.Path, int]) -> None:
+        self._path = path
+        self._lines = lines
+        self._problems: list[Problem] = []
+        self._bad: set[_Where] = set()
+
+    def load(self, data: dict[str, Any]) -> Config:
+        self._refuse_dates((), data)
+        for name in data.keys() - set(_TABLES):
+            self._problem((name,), "unknown section", did_you_mean(name, _TABLES))
+        backends = self._backends(data)
+        profiles = self._profiles(data)
+        defaults_data = self._table(data, "defaults")
+        if "backend" not in defaults_data and len(backends) == 1:
+            defaults_data["backend"] = next(iter(backends))
+        server = self._section(Server, ("server",), self._table(data, "server"))
+        http = self._section(Http, ("http",), self._table(data, "http"))
+        jwks = self._section(Jwks, ("jwks",), self._table(data, "jwks"))
+        log = self._section(Log, ("log",), self._table(data, "log"))
+        defaults = self._section(Defaults, ("defaults",), defaults_data)
+        if defaults is not None and jwks is not None:
+            self._check_periods(defaults, jwks)
+        if defaults is not None:
+            self._check_names(defaults, profiles, backends, chosen="backend" in self._table(data, "defaults"))
+        if self._problems or server is None or http is None or jwks is None or log is None or defaults is None:
+            raise ConfigError(sorted(self._problems, key=lambda p: (p.line is None, p.line or 0, p.where)), self._path)
+        return Config(
+            server=server,
+            http=http,
+            jwks=jwks,
+            defaults=defaults,
+            log=log,
+            profiles=MappingProxyType({name: p for name, p in profiles.items() if p is not None}),
+            backends=MappingProxyType({name: b for name, b in backends.items() if b is not None}),
+            first_run_allowed=self._path is None,
+        )
+
+    def _problem(self, where: _Where, message: str, hint: str = "") -> None:
+        self._bad.add(where)
+        self._problems.append(Problem(dotted(where), message, hint, places.line_of(self._lines, where)))
+
+    def _refuse_dates(self, where: _Where, value: object) -> None:
+        """Refuse what JSON cannot carry to the models; nothing here is a date."""
+        if isinstance(value, dict):
+            for key, item in value.items():
+                self._refuse_dates((*where, key), item)
+        elif isinstance(value, list):
+            for item in value:
+                self._refuse_dates(where, item)
+        elif isinstance(value, (dt.date, dt.time)):
+            self._problem(where, "a date or time, which no field takes")
+
+    def _table(self, data: dict[str, Any], *where: str) -> dict[str, Any]:
+        """Return a copy of the table, empty if it is absent or no table."""
+        found = data.get(where[-1], {})
+        if isinstance(found, dict):
+            return dict(found)
+        if where not in self._bad:
+            self._problem(where, f"not a table; write [{dotted(where)}]")
+        return {}
+
+    def _section(self, model: type[_M], where: _Where, data: dict[str, Any]) -> _M | None:
+        """Validate a section. Leaves out fields that are wrong, so that the others can still be compared with other sections."""
+        dropped = False
+        while True:
+            try:
+                # As JSON, in which a strict model takes lists for sets and strings for paths. Dates are refused already.
+                return model.model_validate_json(json.dumps(data, default=str), strict=True)
+            except ValidationError as error:
+                before = len(data)
+                for path, message, hint in from_validation(error, model):
+                    # What a section lacks as a whole, it may lack because a field was left out here.
+                    if (*where, *path) not in self._bad and not (dropped and not path):
+                        self._problem((*where, *path), message, hint or self._elsewhere(message, path))
+                    self._bad.add((*where, *path[:1]))
+                    if path:
+                        data.pop(path[0], None)
+                if len(data) == before:
+                    return None
+                dropped = True
+
+    @staticmethod
+    def _elsewhere(message: str, path: _Where) -> str:
+        """Say which section a misplaced field belongs to."""
+        if message != "unknown field":
+            return ""
+        homes = (name for name, model in _SECTIONS.items() if len(path) == 1 and path[0] in model.model_fields)
+        return next((f"it belongs in [{name}]" for name in homes), "")
+
+    def _backends(self, data: dict[str, Any]) -> dict[str, BackendConfig | None]:
+        """Return the backends by name; None for those with problems."""
+        table = self._table(data, "backends")
+        if "backends" not in data:
+            table = {"file": {"type": "file"}}
+        elif not table and ("backends",) not in self._bad:
+            self._problem(
+                ("backends",), "no backend is configured; write [backends.NAME], or remove the section for a file backend"
+            )
+        return {name: self._backend(name, table) for name in table}
+
+    def _backend(self, name: str, table: dict[str, Any]) -> BackendConfig | None:
+        where = ("backends", name)
+        if not _NAME.fullmatch(name):
+            self._problem(where, "a backend name is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
+        section = self._table(table, *where)
+        if where in self._bad and not section:
+            return None
+        type_name = section.pop("type", None)
+        if not isinstance(type_name, str):
+            self._problem(
+                (*where, "type"), "not a string" if type_name is not None else 'missing; write for example type = "file"'
+            )
+            return None
+        try:
+            model = plugins.load(type_name).Config
+        except plugins.UnknownTypeError as error:
+            self._problem((*where, "type"), str(error), did_you_mean(type_name, plugins.backend_types()))
+            return None
+        except plugins.PluginError as error:
+            self._problem((*where, "type"), str(error))
+            return None
+        known = len(self._problems)
+        options = self._section(model, where, section)
+        return BackendConfig(name, type_name, options) if options is not None and len(self._problems) == known else None
+
+    def _profiles(self, data: dict[str, Any]) -> dict[str, Profile | None]:
+        """Return built-in and configured profiles by name; None for those with problems."""
+        profiles: dict[str, Profile | None] = dict(BUILT_IN)
+        table = self._table(data, "profiles")
+        for name in table:
+            where = ("profiles", name)
+            if name in BUILT_IN:
+                self._problem(where, "the built-in profile of this name cannot be changed; choose another name")
+            elif not _NAME.fullmatch(name):
+                self._problem(where, "a profile name is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
+            section = self._section(ProfileSection, where, self._table(table, *where))
+            profile = Profile(name=name, **dict(section)) if section is not None else None
+            if profile is not None and profile.required_parameters & profile.forbidden_parameters:
+                self._problem((*where, "forbidden_parameters"), "a parameter is required as well as forbidden")
+            if name not in BUILT_IN:
+                profiles[name] = profile
+        return profiles
+
+    def _check_periods(self, defaults: Defaults, jwks: Jwks) -> None:
+        floor = 2 * jwks.max_age
+        if defaults.publish_lead < floor and self._sound(("defaults", "publish_lead"), ("jwks", "max_age")):
+            self._problem(
+                ("defaults", "publish_lead"),
+                f"less than {text(floor)}, which is twice jwks.max_age: a cached JWK Set would lack a key that signs",
+            )
+        if defaults.retention < jwks.max_age and self._sound(("defaults", "retention"), ("jwks", "max_age")):
+            self._problem(
+                ("defaults", "retention"),
+                f"less than {text(jwks.max_age)}, which is jwks.max_age: a key would leave the JWK Set while it is needed",
+            )
+
+    def _check_names(
+        self, defaults: Defaults, profiles: Mapping[str, object], backends: Mapping[str, object], *, chosen: bool
+    ) -> None:
+        where = ("defaults", "profile")
+        if defaults.profile not in profiles and self._sound(where):
+            message = f"there is no such profile; there are: {_listed(profiles)}"
+            self._problem(where, message, did_you_mean(defaults.profile, profiles))
+        where = ("defaults", "backend")
+        if defaults.backend not in backends and backends and self._sound(where):
+            wrong = "there is no such backend" if chosen else "say which backend is the default, as none is named file"
+            hint = did_you_mean(defaults.backend, backends) if chosen else ""
+            self._problem(where, f"{wrong}; there are: {_listed(backends)}", hint)
+
+    def _sound(self, *fields: _Where) -> bool:
+        """Say whether none of the fields was left out as wrong, with its default in its place."""
+        return self._bad.isdisjoint(fields) and self._bad.isdisjoint(field[:1] for field in fields)
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(dotted((name,)) for name in sorted(names))

@@ -1,0 +1,200 @@
+"""The configuration as values: one frozen model per section."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+
+from backends.api import Algorithm
+from keyd.config.durations import Duration, OptionalDuration
+from keyd.core.jwks import AlgStyle
+from keyd.core.model import KidFormat
+from keyd.core.profile import Profile
+from keyd.log import Format, Level
+from keyd.process import socket_path_problem
+
+_HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.(?!-)[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
+_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+def _absolute(path: Path) -> Path:
+    if "\0" in str(path) or not path.is_absolute():
+        raise ValueError("not an absolute path")
+    return path
+
+
+def _socket(path: Path) -> Path:
+    problem = socket_path_problem(path)
+    if problem:
+        raise ValueError(problem)
+    return path
+
+
+def split_listen(value: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``; an IPv6 address is in brackets, and comes back without.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    match = _LISTEN.fullmatch(value)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError('not host:port; write for example "127.0.0.1:8470", "[::1]:8470", or "0.0.0.0:8470" for every address')
+    if match["v6"] is not None:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError:
+            raise ValueError("what is in brackets is not an IPv6 address") from None
+        return match["v6"], int(match["port"])
+    if not _HOST.fullmatch(match["host"]):
+        raise ValueError('no host name or address before the port; for every address write "0.0.0.0:8470" or "[::]:8470"')
+    return match["host"], int(match["port"])
+
+
+def _listen(value: str) -> str:
+    split_listen(value)
+    return value
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class Server(Section):
+    """``[server]``: the daemon itself. Durations in seconds, sizes in bytes."""
+
+    state_dir: AbsolutePath
+    socket: Annotated[AbsolutePath, AfterValidator(_socket)]
+    drain_timeout: Duration = 10.0
+    max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 1048576
+    max_concurrent_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _places(cls, data: Any) -> Any:
+        """Fill in the places that depend on the user and the environment."""
+        if not isinstance(data, dict):
+            return data
+        state_dir = data["state_dir"] if "state_dir" in data else str(_default_state_dir())
+        # A state directory that is no path is one mistake, not also one about the socket.
+        beside = state_dir if isinstance(state_dir, str) and state_dir.startswith("/") else "/"
+        runtime_dir = "/run/keyd" if os.geteuid() == 0 else _runtime_dir() or beside
+        return {"state_dir": state_dir, "socket": f"{runtime_dir}/keyd.sock", **data}
+
+
+def _default_state_dir() -> Path:
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd separates several by colons
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/keyd")
+    home = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        # The XDG specification has relative paths ignored.
+        return (Path(home) if home.startswith("/") else Path("~/.local/state").expanduser()) / "keyd"
+    except RuntimeError:
+        raise ValueError("the user has no home directory; set state_dir") from None
+
+
+def _runtime_dir() -> str | None:
+    directory = os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{directory}/keyd" if directory.startswith("/") else None
+
+
+class Http(Section):
+    """``[http]``: the publication endpoint."""
+
+    enabled: bool = True
+    listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:8470"
+
+    @property
+    def host(self) -> str:
+        """Host name or address, without brackets."""
+        return split_listen(self.listen)[0]
+
+    @property
+    def port(self) -> int:
+        """Port; 0 lets the system choose."""
+        return split_listen(self.listen)[1]
+
+
+class Jwks(Section):
+    """``[jwks]``: how long, in seconds, a JWK Set may be cached, and how its keys name their algorithm."""
+
+    max_age: Annotated[Duration, Field(ge=1)] = 300.0
+    alg: AlgStyle = "jose"
+
+
+class Defaults(Section):
+    """``[defaults]``: what a new key gets when its creator does not say. Periods in seconds."""
+
+    backend: str = "file"
+    algorithm: Algorithm = Algorithm.ED25519
+    profile: str = "rfc9421"
+    kid_format: KidFormat = KidFormat.THUMBPRINT
+    publish_lead: Duration = 24 * 3600.0
+    sign_grace: Duration = 300.0
+    retention: Duration = 48 * 3600.0
+
+
+class Log(Section):
+    """``[log]``."""
+
+    level: Level = "info"
+    format: Format = "auto"
+
+
+def _profile_section() -> type[Section]:
+    """Return a model with the fields of a profile. Every float there is a number of seconds, so every one is a duration here."""
+    types = {float: Duration, float | None: OptionalDuration}
+    hints = typing.get_type_hints(Profile)
+    fields: dict[str, Any] = {
+        field.name: (types.get(hints[field.name], hints[field.name]), field.default)
+        for field in dataclasses.fields(Profile)
+        if field.name != "name"
+    }
+    return create_model("ProfileSection", __base__=Section, **fields)
+
+
+ProfileSection = _profile_section()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackendConfig:
+    """One ``[backends.NAME]``: an instance of the ``Config`` of its backend type."""
+
+    name: str
+    type: str
+    options: BaseModel
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration, consistent in itself.
+
+    Attributes:
+        profiles: the built-in ones and the file's, by name.
+        backends: at least one, by name.
+        first_run_allowed: there is no configuration file, so a backend may make what it lacks.
+    """
+
+    server: Server
+    http: Http
+    jwks: Jwks
+    defaults: Defaults
+    log: Log
+    profiles: Mapping[str, Profile]
+    backends: Mapping[str, BackendConfig]
+    first_run_allowed: bool

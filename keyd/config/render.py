@@ -1,0 +1,68 @@
+"""The effective configuration as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from keyd.config.durations import text
+from keyd.config.model import Config
+from keyd.core.profile import BUILT_IN
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+def render(config: Config) -> str:
+    """Return the configuration with every default filled in, as TOML. Secrets appear as the references they are."""
+    tables = [_table((name,), getattr(config, name)) for name in ("server", "http", "jwks", "defaults", "log")]
+    for name, profile in sorted(config.profiles.items()):
+        if name not in BUILT_IN:
+            fields = [(field.name, getattr(profile, field.name)) for field in dataclasses.fields(profile) if field.name != "name"]
+            # An absent tag is what the default says already; an absent limit has to be said.
+            tables.append(_table(("profiles", name), [(k, v if v is not None or k == "tag" else "none") for k, v in fields]))
+    for name, backend in sorted(config.backends.items()):
+        options = backend.options.model_dump(mode="json", by_alias=True, exclude_none=True)
+        # The seconds of a backend's floats are its own affair.
+        tables.append(_table(("backends", name), [("type", backend.type), *options.items()], durations=False))
+    return "\n".join(tables)
+
+
+def _table(where: tuple[str, ...], fields: Iterable[tuple[str, object]], *, durations: bool = True) -> str:
+    lines = [f"{_key(key)} = {_value(value, durations=durations)}" for key, value in fields if value is not None]
+    return "\n".join([f"[{'.'.join(map(_key, where))}]", *lines]) + "\n"
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _string(key)
+
+
+def _string(value: str) -> str:
+    # A JSON string is a TOML string, but for DEL, and for surrogate escapes, which plain text avoids.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _value(value: object, *, durations: bool) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case float() if durations:
+            return json.dumps(text(value))
+        case int() | float():
+            return repr(value)
+        case enum.Enum():
+            return _value(value.value, durations=durations)
+        case str() | Path():
+            return _string(str(value))
+        case Mapping():
+            items = ", ".join(f"{_key(key)} = {_value(item, durations=durations)}" for key, item in value.items())
+            return f"{{ {items} }}" if items else "{}"
+        case frozenset() | set():
+            return _value(sorted(value), durations=durations)
+        case list() | tuple():
+            return "[" + ", ".join(_value(item, durations=durations) for item in value) + "]"
+        case _:
+            raise TypeError(f"a {type(value).__name__} has no form in TOML")
