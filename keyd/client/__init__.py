@@ -1,0 +1,50 @@
+"""The Python client of keyd: what agents import. It needs grpcio, protobuf and cryptography, nothing else.
+
+The adapters for HTTP libraries are modules of their own, so that importing this package stays light:
+:mod:`keyd.client.httpx_auth`, :mod:`keyd.client.requests_auth`, :mod:`keyd.client.aiohttp_auth`.
+"""
+
+from keyd.client.admin import AdminClient
+from keyd.client.aio import AsyncClient
+from keyd.client.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    KeydClientError,
+    KeyStateError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from keyd.client.inputs import InputKind, SignInput
+from keyd.client.keys import ECKey, Ed25519Key, RSAKey
+from keyd.client.model import KeyInfo, Signature, VersionInfo
+from keyd.client.sync import Client
+
+__all__ = [
+    "AdminClient",
+    "AlreadyExists",
+    "AsyncClient",
+    "Client",
+    "DeadlineExceeded",
+    "ECKey",
+    "Ed25519Key",
+    "InputKind",
+    "InternalError",
+    "InvalidRequest",
+    "KeyInfo",
+    "KeyStateError",
+    "KeydClientError",
+    "NotFound",
+    "PermissionDenied",
+    "RSAKey",
+    "ResourceExhausted",
+    "SignInput",
+    "Signature",
+    "Unauthenticated",
+    "Unavailable",
+    "VersionInfo",
+]

@@ -1,0 +1,159 @@
+"""The blocking client for operators. It returns the messages of the API (``protos/keyd/v1``), which document themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypedDict, Unpack
+
+import grpc
+
+from keyd.client.calls import duration
+from keyd.client.channel import SyncChannel
+from keyd.v1 import key_service_pb2 as pb
+from keyd.v1 import key_service_pb2_grpc, types_pb2
+
+
+class KeySpecFields(TypedDict, total=False):
+    """What a new key shall be. What is left out takes the configured default.
+
+    Attributes:
+        algorithm: ``Ed25519``, ``ES256``, ``ES384``, ``PS512`` or ``RS256``.
+        backend: name of a configured backend.
+        purposes: of ``http``, ``jwt``, ``directory`` and ``raw``.
+        profile: name of the profile that what it signs must meet.
+        kid_format: ``thumbprint`` or ``name-version``.
+        keyid_aliases: further accepted values of ``keyid``.
+        unpublished: True keeps it out of every JWK Set.
+        publish_lead: seconds that a version is published before it signs.
+        sign_grace: seconds that a replaced version still signs what names it.
+        retention: seconds that it stays published after that.
+    """
+
+    algorithm: str
+    backend: str
+    purposes: Iterable[str]
+    profile: str
+    kid_format: str
+    keyid_aliases: Iterable[str]
+    unpublished: bool
+    publish_lead: float
+    sign_grace: float
+    retention: float
+
+
+class AdminClient(SyncChannel):
+    """Makes keys and moves them through their lifecycle.
+
+    Every method raises :class:`keyd.client.errors.KeydClientError` or one of its subclasses. Only calls that read are tried
+    again: one that changes something may have done so although its answer was lost.
+
+    Args:
+        address: as for :class:`keyd.client.Client`.
+        timeout: seconds for one call; HSMs can take long to make an RSA key.
+        retries: how often a call that reads is tried again when keyd is UNAVAILABLE.
+        credentials: as for :class:`keyd.client.Client`.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 30.0,
+        retries: int = 2,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        super().__init__(address, timeout=timeout, retries=retries, credentials=credentials)
+        self._stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
+
+    def create_key(self, name: str, **fields: Unpack[KeySpecFields]) -> pb.CreateKeyResponse:
+        """Make a key and its first version, published and active at once."""
+        return self._call(self._stub.CreateKey, pb.CreateKeyRequest(spec=_spec(name, fields)), retries=0)
+
+    def import_key(
+        self,
+        name: str,
+        *,
+        pkcs8_pem: bytes | None = None,
+        private_jwk: bytes | None = None,
+        kid: str | None = None,
+        **fields: Unpack[KeySpecFields],
+    ) -> pb.ImportKeyResponse:
+        """Make a key from private material that was made elsewhere.
+
+        Args:
+            name: of the new key.
+            pkcs8_pem: unencrypted PKCS#8 private key, PEM (RFC 7468). Either this or ``private_jwk``.
+            private_jwk: private JWK, JSON (RFC 7517).
+            kid: under which verifiers know it already.
+            fields: RSA material needs ``algorithm``.
+
+        Raises:
+            ValueError: not exactly one of ``pkcs8_pem`` and ``private_jwk``.
+        """
+        if (pkcs8_pem is None) == (private_jwk is None):
+            raise ValueError(f"key {name!r}: pass exactly one of pkcs8_pem and private_jwk")
+        request = pb.ImportKeyRequest(spec=_spec(name, fields), kid=kid or "")
+        if pkcs8_pem is not None:
+            request.pkcs8_pem = pkcs8_pem
+        if private_jwk is not None:
+            request.private_jwk = private_jwk
+        return self._call(self._stub.ImportKey, request, retries=0)
+
+    def list_keys(self) -> Iterator[types_pb2.Key]:
+        """Return all keys with all their versions, by name; fetches page after page."""
+        request = pb.ListKeysRequest()
+        while True:
+            response = self._call(self._stub.ListKeys, request)
+            yield from response.keys
+            if not response.next_page_token:
+                return
+            request = pb.ListKeysRequest(page_token=response.next_page_token)
+
+    def get_key(self, name: str) -> types_pb2.Key:
+        """Return one key with all its versions."""
+        return self._call(self._stub.GetKey, pb.KeyServiceGetKeyRequest(name=name)).key
+
+    def rotate_key(self, name: str, now: bool = False) -> pb.RotateKeyResponse:
+        """Make the next version of a key; ``now`` activates it at once, without the publish lead, for emergencies."""
+        return self._call(self._stub.RotateKey, pb.RotateKeyRequest(name=name, now=now), retries=0)
+
+    def disable_key(self, name: str) -> types_pb2.Key:
+        """Stop a key from signing. Its public keys stay published."""
+        return self._call(self._stub.DisableKey, pb.DisableKeyRequest(name=name), retries=0).key
+
+    def enable_key(self, name: str) -> types_pb2.Key:
+        """Undo :meth:`disable_key`."""
+        return self._call(self._stub.EnableKey, pb.EnableKeyRequest(name=name), retries=0).key
+
+    def compromise_version(self, name: str, version: int, reason: str) -> pb.CompromiseVersionResponse:
+        """Take a version out of the JWK Set and stop it from signing, for ever. ``reason`` is recorded and required."""
+        request = pb.CompromiseVersionRequest(name=name, version=version, reason=reason)
+        return self._call(self._stub.CompromiseVersion, request, retries=0)
+
+    def destroy_version(self, name: str, version: int, force: bool = False) -> pb.DestroyVersionResponse:
+        """Destroy the private key of a version, which cannot be undone; ``force`` also one that is still published."""
+        request = pb.DestroyVersionRequest(name=name, version=version, force=force)
+        return self._call(self._stub.DestroyVersion, request, retries=0)
+
+
+def _spec(name: str, fields: KeySpecFields) -> pb.KeySpec:
+    spec = pb.KeySpec(
+        name=name,
+        backend=fields.get("backend", ""),
+        profile=fields.get("profile", ""),
+        keyid_aliases=fields.get("keyid_aliases", ()),
+        unpublished=fields.get("unpublished", False),
+        purposes=[types_pb2.Purpose.Value(_enum_name("purpose", purpose)) for purpose in fields.get("purposes", ())],
+    )
+    if "algorithm" in fields:
+        spec.algorithm = types_pb2.Algorithm.Value(_enum_name("algorithm", fields["algorithm"]))
+    if "kid_format" in fields:
+        spec.kid_format = types_pb2.KidFormat.Value(_enum_name("kid_format", fields["kid_format"]))
+    for period in ("publish_lead", "sign_grace", "retention"):
+        if period in fields:
+            getattr(spec.lifecycle, period).CopyFrom(duration(fields[period]))
+    return spec
+
+
+def _enum_name(kind: str, word: str) -> str:
+    return f"{kind}_{word.replace('-', '_')}".upper()

@@ -1,0 +1,158 @@
+"""The asyncio client: what :class:`keyd.client.Client` does, without blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from keyd.client import calls
+from keyd.client.address import default_address, grpc_target
+from keyd.client.channel import OPTIONS
+from keyd.client.errors import KeydClientError, KeyStateError
+from keyd.client.inputs import InputKind, SignInput
+from keyd.client.model import KeyInfo, Signature
+from keyd.client.retry import Attempts
+from keyd.client.stream import sign_stream
+from keyd.v1 import signing_service_pb2 as pb
+from keyd.v1 import signing_service_pb2_grpc
+
+Response = TypeVar("Response")
+
+
+class AsyncClient:
+    """Asks keyd for signatures, from one event loop. Arguments and errors are those of :class:`keyd.client.Client`."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 5.0,
+        retries: int = 2,
+        credentials: grpc.ChannelCredentials | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._address = default_address() if address is None else address
+        self._timeout = timeout
+        self._retries = retries
+        target = grpc_target(self._address, secure=credentials is not None)
+        self._channel = (
+            grpc.aio.secure_channel(target, credentials, options=OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(target, options=OPTIONS)
+        )
+        self._stub = signing_service_pb2_grpc.SigningServiceStub(self._channel)
+        self._cache = calls.KeyCache(clock)
+
+    async def close(self) -> None:
+        """Close the channel. Calls that are under way fail."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._address!r})"
+
+    async def key_info(self, key: str, *, refresh: bool = False) -> KeyInfo:
+        """As :meth:`keyd.client.Client.key_info`."""
+        known = None if refresh else self._cache.get(key)
+        return known or self._cache.put(calls.key_info(await self._call(self._stub.GetKey, pb.GetKeyRequest(key=key))))
+
+    async def sign(self, item: SignInput) -> Signature:
+        """As :meth:`keyd.client.Client.sign`."""
+        try:
+            return calls.signature(await self._call(self._stub.Sign, calls.sign_request(item)), item.kid)
+        except KeyStateError:
+            self._cache.drop(item.key)
+            raise
+
+    async def sign_base(self, key: str, base: bytes, kid: str | None = None) -> Signature:
+        """As :meth:`keyd.client.Client.sign_base`."""
+        return await self.sign(SignInput(key, base, InputKind.SIGNATURE_BASE, kid))
+
+    async def sign_jws(self, key: str, signing_input: bytes, kid: str | None = None) -> Signature:
+        """As :meth:`keyd.client.Client.sign_jws`."""
+        return await self.sign(SignInput(key, signing_input, InputKind.JWS_SIGNING_INPUT, kid))
+
+    async def sign_message(self, key: str, message: bytes, kid: str | None = None) -> Signature:
+        """As :meth:`keyd.client.Client.sign_message`."""
+        return await self.sign(SignInput(key, message, InputKind.MESSAGE, kid))
+
+    async def sign_rebuilding(self, key: str, build: Callable[[KeyInfo], bytes]) -> tuple[Signature, KeyInfo]:
+        """As :meth:`keyd.client.Client.sign_rebuilding`."""
+        try:
+            return await self._build_and_sign(await self.key_info(key), build)
+        except KeyStateError:
+            return await self._build_and_sign(await self.key_info(key, refresh=True), build)
+
+    async def sign_batch(self, items: Iterable[SignInput]) -> list[Signature | KeydClientError]:
+        """As :meth:`keyd.client.Client.sign_batch`."""
+        results: list[Signature | KeydClientError] = []
+        for request in calls.batch_requests(items):
+            results += calls.batch_results(request, await self._call(self._stub.SignBatch, request))
+        return results
+
+    def sign_stream(self, items: AsyncIterable[SignInput]) -> AsyncIterator[tuple[int, Signature | KeydClientError]]:
+        """Sign inputs as they come, many at a time.
+
+        Args:
+            items: the inputs. What it raises ends the stream and comes out here.
+
+        Returns:
+            The position of an input in ``items``, from 0, with its result; as they are ready, so perhaps out of order.
+
+        Raises:
+            DeadlineExceeded: an input waited longer than the client's timeout for its result.
+            KeydClientError: the stream broke. It is not tried again: sign what has no result yet in a new one.
+        """
+        return sign_stream(self._stub.SignStream, items, self._timeout, self._address)
+
+    async def sign_jwt(
+        self, key: str, claims: Mapping[str, Any], typ: str, lifetime: float | None = None, kid: str | None = None
+    ) -> str:
+        """As :meth:`keyd.client.Client.sign_jwt`."""
+        return (await self._call(self._stub.SignJWT, calls.jwt_request(key, claims, typ, lifetime, kid))).token
+
+    async def jwks(self, key: str | None = None) -> dict[str, Any]:
+        """As :meth:`keyd.client.Client.jwks`."""
+        return calls.jwks(await self._call(self._stub.GetJWKS, pb.GetJWKSRequest(key=key or "")))
+
+    async def watch(self, watched: Iterable[str]) -> AsyncIterator[KeyInfo]:
+        """As :meth:`keyd.client.Client.watch`."""
+        request = pb.WatchKeysRequest(keys=watched)
+        attempts = self._endless()
+        while True:
+            call = self._stub.WatchKeys(request)
+            try:
+                async for response in call:
+                    yield self._cache.put(calls.key_info(response.key))
+                    attempts = self._endless()
+                return
+            except grpc.RpcError as exc:
+                await asyncio.sleep(attempts.pause_after(exc))
+            finally:
+                call.cancel()
+
+    async def _build_and_sign(self, info: KeyInfo, build: Callable[[KeyInfo], bytes]) -> tuple[Signature, KeyInfo]:
+        kid = calls.active_version(info).kid
+        return await self.sign_base(info.name, build(info), kid), info
+
+    def _endless(self) -> Attempts:
+        return Attempts(float("inf"), self._retries, self._address)
+
+    async def _call(self, method: Callable[..., Awaitable[Response]], request: object) -> Response:
+        attempts = Attempts(self._timeout, self._retries, self._address)
+        while True:
+            try:
+                return await method(request, timeout=attempts.remaining())
+            except grpc.RpcError as exc:
+                await asyncio.sleep(attempts.pause_after(exc))

@@ -1,0 +1,171 @@
+"""Signing HTTP requests (RFC 9421): what the adapters for HTTP libraries share."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from inspect import signature
+from typing import Any, TypedDict, Unpack
+from urllib.parse import urlsplit
+
+from http_message_signatures import HTTPMessageSigner, algorithms
+
+from keyd.client.aio import AsyncClient
+from keyd.client.calls import active_version
+from keyd.client.digest import content_digest
+from keyd.client.model import KeyInfo
+from keyd.client.sync import Client
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_ALGORITHMS: dict[str, Any] = {
+    item.algorithm_id: item for item in vars(algorithms).values() if isinstance(item, type) and hasattr(item, "algorithm_id")
+}
+# from 3.0 on the library refuses a Content-Digest that it did not make, unless it is told; before, it had no such parameter
+_KEEP_DIGEST: dict[str, Any] = (
+    {"use_existing_digest": True} if "use_existing_digest" in signature(HTTPMessageSigner.prepare).parameters else {}
+)
+
+
+class SignatureOptions(TypedDict, total=False):
+    """How requests are signed; every adapter takes these as keyword arguments.
+
+    Attributes:
+        components: covered components (RFC 9421 section 2), such as ``("@method", "@authority", "x-trace")``. By default
+            ``@method``, ``@authority``, ``@path``, ``@query`` where there is a query, and ``content-digest`` and ``content-type``
+            where there is a body. When given, it is taken as it is, save that a body always adds ``content-digest``.
+        label: of the signature in the fields Signature-Input and Signature; ``sig1`` by default.
+        expires_in: seconds from ``created`` to ``expires``; 60 by default.
+        tag: the signature parameter ``tag``; none by default.
+        include_alg: True adds the signature parameter ``alg``.
+        nonce: False leaves out the signature parameter ``nonce``.
+        digest_algorithm: of Content-Digest, ``sha-256`` (the default) or ``sha-512``.
+        clock: seconds since the epoch, for ``created``.
+    """
+
+    components: Sequence[str]
+    label: str
+    expires_in: int
+    tag: str
+    include_alg: bool
+    nonce: bool
+    digest_algorithm: str
+    clock: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """A request that is about to be sent.
+
+    Attributes:
+        method: the HTTP method.
+        url: absolute and percent-encoded.
+        headers: all field lines; several of one name are allowed.
+        body: the whole content as it is sent; empty when there is none.
+    """
+
+    method: str
+    url: str
+    headers: Iterable[tuple[str, str]]
+    body: bytes
+
+
+def sign_request(client: Client, key: str, request: OutgoingRequest, options: SignatureOptions) -> dict[str, str]:
+    """Return the fields to set on a request: Signature-Input, Signature, and Content-Digest when there is a body.
+
+    Raises:
+        KeydClientError: keyd does not sign it.
+        http_message_signatures.HTTPMessageSignaturesException: a covered component is not in the request.
+    """
+    signing = _Signing(request, **options)
+    signed, _ = client.sign_rebuilding(key, signing.build)
+    return signing.fields(signed.signature)
+
+
+async def sign_request_async(
+    client: AsyncClient, key: str, request: OutgoingRequest, options: SignatureOptions
+) -> dict[str, str]:
+    """As :func:`sign_request`, without blocking."""
+    signing = _Signing(request, **options)
+    signed, _ = await client.sign_rebuilding(key, signing.build)
+    return signing.fields(signed.signature)
+
+
+@dataclass(slots=True)
+class _Message:
+    """A request as http_message_signatures reads it."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+
+
+class _Signing:
+    """One request on its way to a signature. ``build`` may be called again when the key was rotated meanwhile."""
+
+    def __init__(self, request: OutgoingRequest, **options: Unpack[SignatureOptions]) -> None:
+        self._options = options
+        headers: dict[str, str] = {}
+        for name, value in request.headers:  # lines of one name count as one value, RFC 9421 section 2.1
+            known = headers.get(name.lower())
+            headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
+        self._digest: dict[str, str] = {}
+        if request.body:
+            self._digest["Content-Digest"] = content_digest(request.body, options.get("digest_algorithm", "sha-256"))
+            headers["content-digest"] = self._digest["Content-Digest"]
+        self._message = _Message(request.method.upper(), _effective_url(request.url, headers.get("host")), headers)
+        self._components = _covered(self._message, options.get("components"), has_body=bool(request.body))
+
+    def build(self, info: KeyInfo) -> bytes:
+        """Return the signature base for the active version of a key."""
+        if info.http_algorithm not in _ALGORITHMS:
+            raise ValueError(f"key {info.name!r}: http_message_signatures does not know {info.http_algorithm!r}; update it")
+        self._signer = HTTPMessageSigner(signature_algorithm=_ALGORITHMS[info.http_algorithm])
+        created = int(self._options.get("clock", time.time)())
+        self._prepared = self._signer.prepare(
+            self._message,
+            key_id=active_version(info).kid,
+            created=datetime.fromtimestamp(created, UTC),
+            expires=datetime.fromtimestamp(created + self._options.get("expires_in", 60), UTC),
+            nonce=secrets.token_urlsafe(32) if self._options.get("nonce", True) else None,
+            label=self._options.get("label", "sig1"),
+            tag=self._options.get("tag"),
+            include_alg=self._options.get("include_alg", False),
+            covered_component_ids=self._components,
+            **(_KEEP_DIGEST if "content-digest" in self._message.headers else {}),
+        )
+        return self._prepared.signature_base
+
+    def fields(self, raw: bytes) -> dict[str, str]:
+        """Return the fields to set, once the base that was built last is signed."""
+        self._signer.apply(self._message, self._prepared, raw)
+        return self._digest | {name: self._message.headers[name] for name in ("Signature-Input", "Signature")}
+
+
+def _covered(message: _Message, components: Sequence[str] | None, *, has_body: bool) -> tuple[str, ...]:
+    if components is None:
+        components = ["@method", "@authority", "@path"]
+        if urlsplit(message.url).query:
+            components.append("@query")
+        if has_body and "content-type" in message.headers:
+            components.append("content-type")
+    digested = any(component.strip('"').startswith("content-digest") for component in components)
+    return (*components, "content-digest") if has_body and not digested else tuple(components)
+
+
+def _effective_url(url: str, host: str | None) -> str:
+    """Return the URL that the server sees: RFC 9421 section 2.2.3 wants the host in lower case and no default port.
+
+    Args:
+        url: of the request; user information and fragment are not sent and so dropped.
+        host: the Host field, when the request has one; it is what names the authority.
+    """
+    parts = urlsplit(url)
+    authority = (host or parts.netloc.rpartition("@")[2]).lower()
+    name, colon, port = authority.rpartition(":")
+    if colon and port.isdigit() and int(port) == _DEFAULT_PORTS.get(parts.scheme.lower()):
+        authority = name
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme.lower()}://{authority}{parts.path or '/'}{query}"

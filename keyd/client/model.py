@@ -1,0 +1,84 @@
+"""What the clients return."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature.
+
+    Attributes:
+        signature: raw octets as RFC 9421 section 3.3 and RFC 7518 section 3 define them; never DER, never text.
+        kid: of the version that signed.
+        version: its number.
+        http_algorithm: name in the HTTP Signature Algorithms registry, such as ``ed25519``.
+        jose_algorithm: name in the JOSE registry, such as ``Ed25519``.
+    """
+
+    signature: bytes
+    kid: str
+    version: int
+    http_algorithm: str
+    jose_algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """One key version. Times are seconds since the epoch; None lies in an open future.
+
+    Attributes:
+        version: its number, from 1.
+        kid: value for ``kid`` in JOSE and ``keyid`` in RFC 9421.
+        thumbprint: RFC 7638 SHA-256 thumbprint, base64url without padding.
+        public_jwk: the public JWK, JSON, as it stands in the JWK Set.
+        state: ``pre_activation``, ``active``, ``deactivated``, ``compromised`` or ``destroyed``.
+        published: whether it is in the JWK Set.
+        publish_time: when it entered, or will enter, the JWK Set.
+        activate_time: when it began, or will begin, to sign by default.
+        deactivate_time: when its successor takes over.
+        sign_until: until when it signs what names its kid.
+        unpublish_time: when it leaves the JWK Set.
+    """
+
+    version: int
+    kid: str
+    thumbprint: str
+    public_jwk: str
+    state: str
+    published: bool
+    publish_time: float | None
+    activate_time: float | None
+    deactivate_time: float | None
+    sign_until: float | None
+    unpublish_time: float | None
+
+    @property
+    def jwk(self) -> dict[str, Any]:
+        """The public JWK (RFC 7517), a new dict each time."""
+        jwk: dict[str, Any] = json.loads(self.public_jwk)
+        return jwk
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """What an agent must know of a key before it builds an input.
+
+    Attributes:
+        name: of the key.
+        jose_algorithm: name in the JOSE registry, such as ``Ed25519``.
+        http_algorithm: name in the HTTP Signature Algorithms registry, such as ``ed25519``.
+        purposes: of ``http``, ``jwt``, ``directory`` and ``raw``.
+        active: the version that signs by default; None while the key is disabled or has none.
+        versions: all that are published or may still sign, newest first.
+    """
+
+    name: str
+    jose_algorithm: str
+    http_algorithm: str
+    purposes: frozenset[str]
+    active: VersionInfo | None
+    versions: tuple[VersionInfo, ...]

@@ -1,0 +1,159 @@
+"""The blocking client. Safe to share between threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import grpc
+
+from keyd.client import calls, keys
+from keyd.client.channel import SyncChannel
+from keyd.client.errors import KeydClientError, KeyStateError
+from keyd.client.inputs import InputKind, SignInput, kind_of
+from keyd.client.model import KeyInfo, Signature
+from keyd.client.retry import Attempts
+from keyd.v1 import signing_service_pb2 as pb
+from keyd.v1 import signing_service_pb2_grpc
+
+
+class Client(SyncChannel):
+    """Asks keyd for signatures.
+
+    Every method raises :class:`keyd.client.errors.KeydClientError` or one of its subclasses. Calls that meet an UNAVAILABLE
+    daemon are tried again within ``timeout``: to sign twice does no harm.
+
+    Args:
+        address: ``unix:/path``, ``/path`` or ``host:port``; by default ``$KEYD_ADDRESS``, else the user's or the system's socket.
+        timeout: seconds for one call, its retries included.
+        retries: how often a call is tried again.
+        credentials: for TLS; needed for any address that is not on this machine.
+        clock: seconds since the epoch; rules how long keys are remembered.
+
+    Raises:
+        ValueError: the address cannot be used, or not without credentials.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = 5.0,
+        retries: int = 2,
+        credentials: grpc.ChannelCredentials | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(address, timeout=timeout, retries=retries, credentials=credentials)
+        self._stub = signing_service_pb2_grpc.SigningServiceStub(self._channel)
+        self._cache = calls.KeyCache(clock)
+
+    def key_info(self, key: str, *, refresh: bool = False) -> KeyInfo:
+        """Return what there is to know of a key, remembered for at most 60 s and never past its next rotation.
+
+        Args:
+            key: its name.
+            refresh: ask keyd in any case.
+        """
+        known = None if refresh else self._cache.get(key)
+        return known or self._cache.put(calls.key_info(self._call(self._stub.GetKey, pb.GetKeyRequest(key=key))))
+
+    def sign(self, item: SignInput) -> Signature:
+        """Sign one input of any kind."""
+        try:
+            return calls.signature(self._call(self._stub.Sign, calls.sign_request(item)), item.kid)
+        except KeyStateError:
+            self._cache.drop(item.key)
+            raise
+
+    def sign_base(self, key: str, base: bytes, kid: str | None = None) -> Signature:
+        """Sign an RFC 9421 section 2.5 signature base, whole, with the active version or with ``kid``."""
+        return self.sign(SignInput(key, base, InputKind.SIGNATURE_BASE, kid))
+
+    def sign_jws(self, key: str, signing_input: bytes, kid: str | None = None) -> Signature:
+        """Sign an RFC 7515 section 5.1 JWS signing input: base64url header, ".", base64url payload."""
+        return self.sign(SignInput(key, signing_input, InputKind.JWS_SIGNING_INPUT, kid))
+
+    def sign_message(self, key: str, message: bytes, kid: str | None = None) -> Signature:
+        """Sign bytes that keyd does not read; only a key with purpose raw does that."""
+        return self.sign(SignInput(key, message, InputKind.MESSAGE, kid))
+
+    def sign_rebuilding(self, key: str, build: Callable[[KeyInfo], bytes]) -> tuple[Signature, KeyInfo]:
+        """Build a signature base for the active kid and sign it; when the key was rotated in between, build and sign once more.
+
+        Args:
+            key: its name.
+            build: returns the base; called once or twice, with ``active`` set.
+
+        Returns:
+            The signature, and the key for which the base that was signed was built.
+        """
+        try:
+            return self._build_and_sign(self.key_info(key), build)
+        except KeyStateError:
+            return self._build_and_sign(self.key_info(key, refresh=True), build)
+
+    def sign_batch(self, items: Iterable[SignInput]) -> list[Signature | KeydClientError]:
+        """Sign many inputs in as few calls as possible; each has its own result or error, in their order."""
+        results: list[Signature | KeydClientError] = []
+        for request in calls.batch_requests(items):
+            results += calls.batch_results(request, self._call(self._stub.SignBatch, request))
+        return results
+
+    def sign_jwt(
+        self, key: str, claims: Mapping[str, Any], typ: str, lifetime: float | None = None, kid: str | None = None
+    ) -> str:
+        """Return a signed JWT (RFC 7519), compact; keyd builds its header.
+
+        Args:
+            key: name of the key.
+            claims: JSON values; keyd adds ``iat`` where it is missing.
+            typ: of the header; one that the key's profile lists.
+            lifetime: seconds from now until ``exp``; not together with an ``exp`` claim.
+            kid: sign with this version; None for the active one.
+        """
+        return self._call(self._stub.SignJWT, calls.jwt_request(key, claims, typ, lifetime, kid)).token
+
+    def jwks(self, key: str | None = None) -> dict[str, Any]:
+        """Return the JWK Set (RFC 7517 section 5) as it is published, of one key or of all."""
+        return calls.jwks(self._call(self._stub.GetJWKS, pb.GetJWKSRequest(key=key or "")))
+
+    def watch(self, watched: Iterable[str]) -> Iterator[KeyInfo]:
+        """Return each of these keys now, and again whenever it changes, without end.
+
+        Connects again when keyd goes away, and raises Unavailable after ``retries`` attempts in a row that brought nothing.
+        What it returns also refreshes what :meth:`key_info` remembers.
+        """
+        request = pb.WatchKeysRequest(keys=watched)
+        attempts = self._endless()
+        while True:
+            call = self._stub.WatchKeys(request)
+            try:
+                for response in call:
+                    yield self._cache.put(calls.key_info(response.key))
+                    attempts = self._endless()
+                return
+            except grpc.RpcError as exc:
+                time.sleep(attempts.pause_after(exc))
+            finally:
+                call.cancel()
+
+    def private_key(self, key: str) -> keys.PrivateKey:
+        """Return an object that the ``cryptography`` library and those on top of it take for a private key.
+
+        It is pinned to the version that is active now, its ``kid``; get another after a rotation. Its ``sign`` asks keyd.
+        """
+        info = self.key_info(key)
+        version = calls.active_version(info)
+
+        def sign(data: bytes) -> bytes:
+            return self.sign(SignInput(key, data, kind_of(data), version.kid)).signature
+
+        return keys.private_key(info, version, sign)
+
+    def _build_and_sign(self, info: KeyInfo, build: Callable[[KeyInfo], bytes]) -> tuple[Signature, KeyInfo]:
+        kid = calls.active_version(info).kid
+        return self.sign_base(info.name, build(info), kid), info
+
+    def _endless(self) -> Attempts:
+        return Attempts(float("inf"), self._retries, self._address)
