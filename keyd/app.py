@@ -1,0 +1,188 @@
+"""The composition root: builds the daemon from its configuration, runs it, and closes it in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from backends.api import BackendContext
+from backends.errors import BackendConfigError, BackendError
+from keyd import config as configuration
+from keyd import log, plugins, process
+from keyd.config import Config, ConfigError
+from keyd.core.clock import Clock, SystemClock
+from keyd.core.errors import KeydError
+from keyd.core.keyring import Keyring
+from keyd.core.profile import BUILT_IN
+from keyd.core.runner import BackendRunner
+from keyd.core.signing import Signer
+from keyd.core.store import SqlStore
+from keyd.core.timeline import LifecyclePolicy
+from keyd.service.grpcio import GrpcServer
+from keyd.service.http import application
+from keyd.service.http_server import HttpServer
+from keyd.service.keys import Defaults, KeyService
+from keyd.service.signing import Publication, SigningService
+from keyd.v1 import key_service_pb2, signing_service_pb2
+
+_log = structlog.get_logger("keyd")
+
+
+@dataclass
+class Daemon:
+    """A running daemon: everything that a reload may replace in place."""
+
+    config: Config
+    keyring: Keyring
+    signer: Signer
+    publication: Publication
+    defaults: Defaults
+    http_port: int | None = None
+
+    def apply(self, config: Config) -> None:
+        """Take over the reloadable part of a configuration."""
+        log.configure(config.log.level, config.log.format)
+        profiles = {**BUILT_IN, **config.profiles}
+        self.keyring.profiles = frozenset(profiles)
+        self.keyring.served_max_age = config.jwks.max_age
+        self.signer.profiles = profiles
+        self.publication.max_age, self.publication.alg_style = config.jwks.max_age, config.jwks.alg
+        new = _defaults(config)
+        for name in Defaults.__slots__:
+            setattr(self.defaults, name, getattr(new, name))
+        self.config = config
+
+
+def run(config_path: Path | None) -> int:
+    """Run the daemon until it is told to stop. Returns the exit code: 0, 1 when it cannot start, 8 when the configuration is why.
+
+    Raises:
+        ConfigError: the configuration is wrong; every problem is in it.
+    """
+    config = configuration.load(config_path)
+    log.configure(config.log.level, config.log.format)
+    for shortcoming in process.harden():
+        _log.warning("not hardened", what=shortcoming)
+    try:
+        asyncio.run(_run(config, config_path))
+    except (BackendError, KeydError, plugins.PluginError, process.ProcessError, OSError, RuntimeError) as exc:
+        _log.error("cannot start", error=str(exc))
+        return 8 if isinstance(exc, BackendConfigError | plugins.PluginError) else 1
+    return 0
+
+
+async def _run(config: Config, config_path: Path | None) -> None:
+    loop = asyncio.get_running_loop()
+    stop, reload = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    async with AsyncExitStack() as stack:
+        daemon = await start(config, stack, SystemClock())
+        process.notify("READY=1")
+        while not stop.is_set():
+            await _first(stop, reload)
+            if reload.is_set() and not stop.is_set():
+                reload.clear()
+                _reload(daemon, config_path)
+        process.notify("STOPPING=1")
+        _log.info("stopping, calls under way are finished first", drain_seconds=config.server.drain_timeout)
+    _log.info("stopped")
+
+
+async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
+    """Start every part; ``stack`` closes them in reverse order."""
+    server = config.server
+    _make_directory(server.state_dir)
+    stack.enter_context(process.lock_file(server.state_dir / "lock"))
+    process.prepare_socket(server.socket)
+    stack.enter_context(process.lock_file(server.socket.with_name(server.socket.name + ".lock")))
+    runners = _open_backends(config, stack)
+    store = SqlStore(server.state_dir / "keyd.db")
+    stack.callback(store.close)
+    keyring = Keyring(store, runners, clock, served_max_age=config.jwks.max_age)
+    await keyring.start()
+
+    signer = Signer(keyring, {})
+    publication = Publication(config.jwks.max_age, config.jwks.alg)
+    daemon = Daemon(config, keyring, signer, publication, _defaults(config))
+    daemon.apply(config)
+    grpc_server = GrpcServer(
+        {
+            signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]: SigningService(keyring, signer, publication),
+            key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]: KeyService(keyring, daemon.defaults),
+        },
+        max_message_bytes=server.max_message_bytes,
+        max_concurrent_calls=server.max_concurrent_calls,
+    )
+    if config.http.enabled:
+        http_server = HttpServer(application(keyring, publication), config.http.host, config.http.port)
+        await http_server.start()
+        stack.push_async_callback(http_server.stop)
+        daemon.http_port = http_server.port
+    grpc_server.listen(f"unix:{server.socket}")
+    server.socket.chmod(0o600)
+    stack.callback(server.socket.unlink, missing_ok=True)
+    await grpc_server.start()
+    stack.push_async_callback(grpc_server.stop, server.drain_timeout)
+    _log.info(
+        "serving",
+        socket=str(server.socket),
+        jwks=f"http://{config.http.host}:{daemon.http_port}/.well-known/jwks.json" if daemon.http_port else None,
+        keys=len(keyring.snapshot.keys),
+    )
+    return daemon
+
+
+def _open_backends(config: Config, stack: AsyncExitStack) -> dict[str, BackendRunner]:
+    runners = {}
+    for name, section in config.backends.items():
+        directory = config.server.state_dir / "backends" / name
+        context = BackendContext(name, directory, first_run=config.first_run_allowed)
+        runner = BackendRunner(name, plugins.load(section.type).open(section.options, context))
+        stack.callback(runner.close)
+        runners[name] = runner
+    return runners
+
+
+def _defaults(config: Config) -> Defaults:
+    defaults = config.defaults
+    return Defaults(
+        backend=defaults.backend,
+        algorithm=defaults.algorithm,
+        profile=defaults.profile,
+        kid_format=defaults.kid_format,
+        lifecycle=LifecyclePolicy(defaults.publish_lead, defaults.sign_grace, defaults.retention),
+    )
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _reload(daemon: Daemon, config_path: Path | None) -> None:
+    process.notify("RELOADING=1")
+    try:
+        config = configuration.load(config_path)
+        problems = configuration.reload_conflicts(daemon.config, config)
+        if problems:
+            raise ConfigError(problems)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            _log.error("configuration not taken over, the old one stays", problem=str(problem))
+    else:
+        daemon.apply(config)
+        _log.info("configuration reloaded")
+    process.notify("READY=1")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

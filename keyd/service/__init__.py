@@ -1,0 +1,1 @@
+"""keyd's API: services that know no transport, and the transports that serve them."""

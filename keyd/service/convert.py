@@ -1,0 +1,190 @@
+"""The one place where domain values become protobuf messages and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from backends.api import Algorithm
+from keyd.core.errors import InvalidArgumentError
+from keyd.core.jwks import public_jwk
+from keyd.core.model import Key, KidFormat, Purpose
+from keyd.core.snapshot import KeyView, VersionView
+from keyd.core.timeline import KeyState, LifecyclePolicy
+from keyd.v1 import key_service_pb2, signing_service_pb2, types_pb2
+
+if TYPE_CHECKING:
+    from keyd.service.keys import Defaults
+
+T = TypeVar("T")
+
+ALGORITHMS = {
+    Algorithm.ED25519: types_pb2.ALGORITHM_ED25519,
+    Algorithm.ES256: types_pb2.ALGORITHM_ES256,
+    Algorithm.ES384: types_pb2.ALGORITHM_ES384,
+    Algorithm.PS512: types_pb2.ALGORITHM_PS512,
+    Algorithm.RS256: types_pb2.ALGORITHM_RS256,
+}
+PURPOSES = {
+    Purpose.HTTP: types_pb2.PURPOSE_HTTP,
+    Purpose.JWT: types_pb2.PURPOSE_JWT,
+    Purpose.DIRECTORY: types_pb2.PURPOSE_DIRECTORY,
+    Purpose.RAW: types_pb2.PURPOSE_RAW,
+}
+KID_FORMATS = {
+    KidFormat.THUMBPRINT: types_pb2.KID_FORMAT_THUMBPRINT,
+    KidFormat.NAME_VERSION: types_pb2.KID_FORMAT_NAME_VERSION,
+}
+STATES = {
+    KeyState.PRE_ACTIVATION: types_pb2.KEY_STATE_PRE_ACTIVATION,
+    KeyState.ACTIVE: types_pb2.KEY_STATE_ACTIVE,
+    KeyState.DEACTIVATED: types_pb2.KEY_STATE_DEACTIVATED,
+    KeyState.COMPROMISED: types_pb2.KEY_STATE_COMPROMISED,
+    KeyState.DESTROYED: types_pb2.KEY_STATE_DESTROYED,
+}
+_TIMES = {
+    "created_at": "create_time",
+    "publish_at": "publish_time",
+    "activate_at": "activate_time",
+    "deactivate_at": "deactivate_time",
+    "sign_until": "sign_until_time",
+    "unpublish_at": "unpublish_time",
+    "destroyed_at": "destroy_time",
+    "compromised_at": "compromise_time",
+}
+
+
+def timestamp(at: float) -> Timestamp:
+    """Return seconds since the epoch as a Timestamp."""
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(at * 1_000_000))
+    return stamp
+
+
+def duration(seconds: float) -> Duration:
+    """Return seconds as a Duration."""
+    message = Duration()
+    message.FromMicroseconds(round(seconds * 1_000_000))
+    return message
+
+
+def seconds(message: Duration, field: str) -> float:
+    """Return a Duration in seconds. Raises InvalidArgumentError when it is negative or past a century."""
+    value = message.seconds + message.nanos / 1e9
+    if not 0 <= value <= 100 * 366 * 86400:
+        raise InvalidArgumentError(f"{field} is a duration between 0 and 100 years")
+    return value
+
+
+def key_version(key: Key, view: VersionView, now: float) -> types_pb2.KeyVersion:
+    """Return one version as a message."""
+    record = view.record
+    message = types_pb2.KeyVersion(
+        key=record.key,
+        version=record.version,
+        kid=record.kid,
+        thumbprint=record.thumbprint,
+        public_jwk=json.dumps(public_jwk(key, view), separators=(",", ":")),
+        state=STATES[record.timeline.state(now)],
+        published=key.publish and record.timeline.published(now),
+        compromise_reason=record.compromise_reason,
+    )
+    for field in fields(record.timeline):
+        at: float = getattr(record.timeline, field.name)
+        if not math.isinf(at):
+            getattr(message.timeline, _TIMES[field.name]).CopyFrom(timestamp(at))
+    return message
+
+
+def key(view: KeyView, now: float) -> types_pb2.Key:
+    """Return a key with all its versions, for operators."""
+    record = view.key
+    return types_pb2.Key(
+        name=record.name,
+        algorithm=ALGORITHMS[record.algorithm],
+        backend=record.backend,
+        purposes=sorted(PURPOSES[p] for p in record.purposes),
+        profile=record.profile,
+        kid_format=KID_FORMATS[record.kid_format],
+        keyid_aliases=record.keyid_aliases,
+        publish=record.publish,
+        lifecycle=types_pb2.LifecyclePolicy(
+            publish_lead=duration(record.lifecycle.publish_lead),
+            sign_grace=duration(record.lifecycle.sign_grace),
+            retention=duration(record.lifecycle.retention),
+        ),
+        create_time=timestamp(record.created_at),
+        disable_time=None if record.disabled_at is None else timestamp(record.disabled_at),
+        versions=[key_version(record, version, now) for version in view.versions],
+    )
+
+
+def agents_key(view: KeyView, now: float) -> signing_service_pb2.GetKeyResponse:
+    """Return a key as agents see it: what is published or may sign, newest first."""
+    record, active = view.key, view.active(now)
+    visible = [v for v in reversed(view.versions) if v.record.timeline.published(now) or v.record.timeline.signs(now)]
+    return signing_service_pb2.GetKeyResponse(
+        key=record.name,
+        algorithm=ALGORITHMS[record.algorithm],
+        http_algorithm=record.algorithm.http_name,
+        jose_algorithm=record.algorithm.value,
+        purposes=sorted(PURPOSES[p] for p in record.purposes),
+        active=key_version(record, active, now) if active and record.disabled_at is None else None,
+        versions=[key_version(record, version, now) for version in visible],
+    )
+
+
+def new_key(spec: key_service_pb2.KeySpec, defaults: Defaults, now: float, *, algorithm: Algorithm | None = None) -> Key:
+    """Return the key that a spec asks for, with defaults for what it leaves open.
+
+    Raises:
+        InvalidArgumentError: an enum value is not one that keyd knows.
+    """
+    asked = _from_enum(ALGORITHMS, spec.algorithm, "algorithm")
+    purposes = frozenset(_required(_from_enum(PURPOSES, value, "purpose"), "purpose") for value in spec.purposes)
+    return Key(
+        name=spec.name,
+        algorithm=algorithm or asked or defaults.algorithm,
+        backend=spec.backend or defaults.backend,
+        purposes=purposes or frozenset({Purpose.HTTP}),
+        profile=spec.profile or defaults.profile,
+        kid_format=_from_enum(KID_FORMATS, spec.kid_format, "kid_format") or defaults.kid_format,
+        keyid_aliases=tuple(spec.keyid_aliases),
+        publish=not spec.unpublished,
+        lifecycle=_lifecycle(spec.lifecycle, defaults.lifecycle),
+        created_at=now,
+    )
+
+
+def asked_algorithm(spec: key_service_pb2.KeySpec) -> Algorithm | None:
+    """Return the algorithm that a spec asks for, None if it leaves it open."""
+    return _from_enum(ALGORITHMS, spec.algorithm, "algorithm")
+
+
+def _lifecycle(message: types_pb2.LifecyclePolicy, defaults: LifecyclePolicy) -> LifecyclePolicy:
+    periods = {
+        name: seconds(getattr(message, name), name) if message.HasField(name) else getattr(defaults, name)
+        for name in ("publish_lead", "sign_grace", "retention")
+    }
+    return LifecyclePolicy(**periods)
+
+
+def _from_enum(table: Mapping[T, int], value: int, field: str) -> T | None:
+    if value == 0:
+        return None
+    for item, number in table.items():
+        if number == value:
+            return item
+    raise InvalidArgumentError(f"{field} has no value {value}")
+
+
+def _required(value: T | None, field: str) -> T:
+    if value is None:
+        raise InvalidArgumentError(f"{field} is unspecified")
+    return value

@@ -1,0 +1,111 @@
+"""Serves the services over gRPC with grpcio.
+
+The services are wired by their protobuf descriptors: method ``SignBatch`` of a service is served by ``sign_batch`` of its object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from keyd.core.errors import KeydError
+from keyd.service.call import Call
+from keyd.service.status import to_status
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_log = structlog.get_logger("keyd.grpc")
+
+
+class GrpcServer:
+    """A grpc.aio server for keyd's services, health and reflection."""
+
+    def __init__(
+        self, services: Mapping[ServiceDescriptor, object], *, max_message_bytes: int, max_concurrent_calls: int
+    ) -> None:
+        options = [
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_concurrent_calls)
+        self._health = health.aio.HealthServicer()
+        for descriptor, implementation in services.items():
+            handlers = {method.name: _handler(method, implementation) for method in descriptor.methods}
+            generic = grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
+            self._server.add_generic_rpc_handlers((generic,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._names = [descriptor.full_name for descriptor in services]
+        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+
+    def listen(self, address: str) -> None:
+        """Bind one address, such as ``unix:/run/keyd/keyd.sock``. Raises RuntimeError when it cannot be bound."""
+        self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        """Serve, and report healthy."""
+        await self._server.start()
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, drain: float) -> None:
+        """Take no new calls, give those under way ``drain`` seconds, then cancel them."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(drain)
+
+
+def _handler(method: MethodDescriptor, implementation: object) -> grpc.RpcMethodHandler[Any, Any]:
+    function = getattr(implementation, _snake(method.name))
+    decode = GetMessageClass(method.input_type).FromString
+    encode = GetMessageClass(method.output_type).SerializeToString
+    if method.server_streaming:
+        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
+        return make(_streaming(method.full_name, function), decode, encode)
+    return grpc.unary_unary_rpc_method_handler(_unary(method.full_name, function), decode, encode)
+
+
+def _unary(name: str, function: Callable[..., Any]) -> Callable[[Any, Context], Any]:
+    async def serve(request: Any, context: Context) -> Any:
+        try:
+            return await function(request, Call(context.peer()))
+        except KeydError as exc:
+            await context.abort_with_status(rpc_status.to_status(to_status(exc)))
+        except Exception:  # noqa: BLE001 - the last line of defence
+            await _abort_unexpected(name, context)
+
+    return serve
+
+
+def _streaming(name: str, function: Callable[..., AsyncIterator[Any]]) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for response in function(request, Call(context.peer())):
+                yield response
+        except KeydError as exc:
+            await context.abort_with_status(rpc_status.to_status(to_status(exc)))
+        except Exception:  # noqa: BLE001 - the last line of defence
+            await _abort_unexpected(name, context)
+
+    return serve
+
+
+async def _abort_unexpected(name: str, context: Context) -> None:
+    """Answer a defect of keyd's own without a word of what was in hand, and log where it happened."""
+    _log.exception("unexpected error", method=name)
+    await context.abort_with_status(
+        rpc_status.to_status(to_status(KeydError("unexpected error; the daemon's log has the details")))
+    )
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,57 @@
+"""JWK Sets and health over HTTP, for resources and probes."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from keyd.core import jwks
+from keyd.core.errors import KeyStateError, NotFoundError
+from keyd.core.keyring import Keyring
+from keyd.service.signing import Publication
+
+_PUBLIC = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
+
+
+def application(keyring: Keyring, publication: Publication) -> Starlette:
+    """Return the ASGI application."""
+
+    async def jwk_set(request: Request) -> Response:
+        name: str | None = request.path_params.get("name")
+        try:
+            document = jwks.render(
+                keyring.snapshot, keyring.clock.now(), max_age=publication.max_age, name=name, style=publication.alg_style
+            )
+        except NotFoundError:
+            return PlainTextResponse("no such key\n", 404, _PUBLIC)
+        except KeyStateError:
+            if name is not None and not keyring.snapshot.get(name).key.publish:
+                return PlainTextResponse(
+                    "no such key\n", 404, _PUBLIC
+                )  # as if it were not there: it is none of the internet's business
+            return PlainTextResponse("nothing is published now\n", 503, {**_PUBLIC, "Retry-After": "5"})
+        headers = {**_PUBLIC, "ETag": document.etag, "Cache-Control": f"public, max-age={document.max_age}"}
+        if _unchanged(request, document.etag):
+            return Response(status_code=304, headers=headers)
+        return Response(document.body, headers=headers, media_type=jwks.MEDIA_TYPE)
+
+    async def alive(request: Request) -> Response:
+        return PlainTextResponse("ok\n", headers={"Cache-Control": "no-store"})
+
+    return Starlette(
+        routes=[
+            Route("/.well-known/jwks.json", jwk_set),
+            Route("/keys/{name}/jwks.json", jwk_set),
+            Route("/livez", alive),
+            Route("/readyz", alive),  # this server is started after the keys are loaded, so to answer is to be ready
+        ]
+    )
+
+
+def _unchanged(request: Request, etag: str) -> bool:
+    """Evaluate If-None-Match with the weak comparison (RFC 9110 section 13.1.2)."""
+    header = request.headers.get("if-none-match", "")
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return "*" in tags or etag in tags

@@ -1,0 +1,99 @@
+"""KeyService: what operators call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backends.api import Algorithm
+from keyd.core import material
+from keyd.core.errors import InvalidArgumentError
+from keyd.core.keyring import Change, Keyring
+from keyd.core.model import KidFormat
+from keyd.core.timeline import LifecyclePolicy
+from keyd.service import convert
+from keyd.service.call import Call
+from keyd.v1 import key_service_pb2 as pb
+from keyd.v1 import types_pb2
+
+MAX_PAGE = 1000
+
+
+@dataclass(slots=True)
+class Defaults:
+    """What a new key is where its spec does not say; replaced on reload."""
+
+    backend: str
+    algorithm: Algorithm
+    profile: str
+    kid_format: KidFormat
+    lifecycle: LifecyclePolicy
+
+
+class KeyService:
+    """Makes keys and moves them through their lifecycle."""
+
+    def __init__(self, keyring: Keyring, defaults: Defaults) -> None:
+        self._keyring = keyring
+        self._defaults = defaults
+
+    async def create_key(self, request: pb.CreateKeyRequest, call: Call) -> pb.CreateKeyResponse:
+        """Make a key and its first version."""
+        change = await self._keyring.create(convert.new_key(request.spec, self._defaults, self._keyring.clock.now()))
+        return pb.CreateKeyResponse(key=self._key(change), warnings=change.warnings)
+
+    async def import_key(self, request: pb.ImportKeyRequest, call: Call) -> pb.ImportKeyResponse:
+        """Make a key from private material."""
+        field = request.WhichOneof("material")
+        if field is None:
+            raise InvalidArgumentError("set one of pkcs8_pem and private_jwk")
+        asked = convert.asked_algorithm(request.spec)
+        load = material.from_pkcs8_pem if field == "pkcs8_pem" else material.from_jwk
+        private_key, algorithm = load(getattr(request, field), asked)
+        key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm)
+        if len(request.kid) > 255:
+            raise InvalidArgumentError("a kid has at most 255 characters")
+        change = await self._keyring.import_key(key, private_key, request.kid or None)
+        return pb.ImportKeyResponse(key=self._key(change), warnings=change.warnings)
+
+    async def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
+        """List keys by name; the page token is the last name of the page before."""
+        if not 0 <= request.page_size <= MAX_PAGE:
+            raise InvalidArgumentError(f"page_size is 0 to {MAX_PAGE}")
+        now, size = self._keyring.clock.now(), request.page_size or MAX_PAGE
+        names = [name for name in self._keyring.snapshot.keys if name > request.page_token]
+        page = [self._keyring.snapshot.keys[name] for name in names[:size]]
+        token = page[-1].key.name if len(names) > size else ""
+        return pb.ListKeysResponse(keys=[convert.key(view, now) for view in page], next_page_token=token)
+
+    async def get_key(self, request: pb.KeyServiceGetKeyRequest, call: Call) -> pb.KeyServiceGetKeyResponse:
+        """Return one key with all its versions."""
+        view = self._keyring.snapshot.get(request.name)
+        return pb.KeyServiceGetKeyResponse(key=convert.key(view, self._keyring.clock.now()))
+
+    async def rotate_key(self, request: pb.RotateKeyRequest, call: Call) -> pb.RotateKeyResponse:
+        """Make the next version of a key."""
+        change = await self._keyring.rotate(request.name, at_once=request.now)
+        return pb.RotateKeyResponse(key=self._key(change), version=change.version.version, warnings=change.warnings)
+
+    async def disable_key(self, request: pb.DisableKeyRequest, call: Call) -> pb.DisableKeyResponse:
+        """Stop a key from signing."""
+        view = await self._keyring.set_enabled(request.name, False)
+        return pb.DisableKeyResponse(key=convert.key(view, self._keyring.clock.now()))
+
+    async def enable_key(self, request: pb.EnableKeyRequest, call: Call) -> pb.EnableKeyResponse:
+        """Let a key sign again."""
+        view = await self._keyring.set_enabled(request.name, True)
+        return pb.EnableKeyResponse(key=convert.key(view, self._keyring.clock.now()))
+
+    async def compromise_version(self, request: pb.CompromiseVersionRequest, call: Call) -> pb.CompromiseVersionResponse:
+        """Stop a version for good."""
+        change = await self._keyring.compromise(request.name, request.version, request.reason)
+        return pb.CompromiseVersionResponse(key=self._key(change), warnings=change.warnings)
+
+    async def destroy_version(self, request: pb.DestroyVersionRequest, call: Call) -> pb.DestroyVersionResponse:
+        """Destroy the private key of a version."""
+        change = await self._keyring.destroy(request.name, request.version, force=request.force)
+        return pb.DestroyVersionResponse(key=self._key(change), warnings=change.warnings)
+
+    def _key(self, change: Change) -> types_pb2.Key:
+        return convert.key(change.key, self._keyring.clock.now())

@@ -1,0 +1,158 @@
+"""SigningService: what agents call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from math import isinf
+
+from google.protobuf.message import Message
+
+from keyd.core import jwks
+from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
+from keyd.core.keyring import Keyring
+from keyd.core.signing import InputKind, Signed, Signer
+from keyd.service import convert
+from keyd.service.call import Call
+from keyd.service.status import to_sign_error
+from keyd.v1 import signing_service_pb2 as pb
+
+MAX_BATCH = 256
+MAX_WATCHED = 1000
+STREAM_WINDOW = 64  # signatures under way per stream
+
+_KINDS = {
+    "signature_base": InputKind.SIGNATURE_BASE,
+    "jws_signing_input": InputKind.JWS_SIGNING_INPUT,
+    "message": InputKind.MESSAGE,
+}
+
+
+@dataclass(slots=True)
+class Publication:
+    """How JWK Sets are rendered; replaced on reload."""
+
+    max_age: float
+    alg_style: jwks.AlgStyle
+
+
+class SigningService:
+    """Signs what agents send and tells them what they must know to send it."""
+
+    def __init__(self, keyring: Keyring, signer: Signer, publication: Publication) -> None:
+        self._keyring = keyring
+        self._signer = signer
+        self._publication = publication
+
+    async def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
+        """Sign one input."""
+        field = request.WhichOneof("input")
+        if field is None:
+            raise InvalidArgumentError("set one of signature_base, jws_signing_input and message")
+        data: bytes = getattr(request, field)
+        return _response(await self._signer.sign(request.key, _KINDS[field], data, request.kid or None))
+
+    async def sign_batch(self, request: pb.SignBatchRequest, call: Call) -> pb.SignBatchResponse:
+        """Sign many inputs; one result each."""
+        if not 1 <= len(request.requests) <= MAX_BATCH:
+            raise SizeError(f"a batch has 1 to {MAX_BATCH} requests, got {len(request.requests)}")
+        results = await asyncio.gather(*(self._result(single, call) for single in request.requests))
+        return pb.SignBatchResponse(results=results)
+
+    async def sign_stream(
+        self, requests: AsyncIterator[pb.SignStreamRequest], call: Call
+    ) -> AsyncIterator[pb.SignStreamResponse]:
+        """Sign a stream of inputs, several at a time; answers come as they are ready."""
+        ready: asyncio.Queue[pb.SignStreamResponse | None] = asyncio.Queue(STREAM_WINDOW)
+        window = asyncio.Semaphore(STREAM_WINDOW)
+
+        async def answer(request: pb.SignStreamRequest) -> None:
+            try:
+                await ready.put(pb.SignStreamResponse(id=request.id, result=await self._result(request.request, call)))
+            finally:
+                window.release()
+
+        async def read() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                async for request in requests:
+                    await window.acquire()
+                    tasks.create_task(answer(request))
+            await ready.put(None)
+
+        reader = asyncio.ensure_future(read())
+        try:
+            while (response := await _next(ready, reader)) is not None:
+                yield response
+        finally:
+            reader.cancel()
+
+    async def sign_jwt(self, request: pb.SignJWTRequest, call: Call) -> pb.SignJWTResponse:
+        """Build and sign a JWT."""
+        lifetime = convert.seconds(request.lifetime, "lifetime") if request.HasField("lifetime") else None
+        token, signed = await self._signer.sign_jwt(
+            request.key, request.claims, typ=request.typ, kid=request.kid or None, lifetime=lifetime
+        )
+        return pb.SignJWTResponse(token=token, kid=signed.version.kid, version=signed.version.version)
+
+    async def get_key(self, request: pb.GetKeyRequest, call: Call) -> pb.GetKeyResponse:
+        """Return what an agent must know of a key."""
+        return convert.agents_key(self._keyring.snapshot.get(request.key), self._keyring.clock.now())
+
+    async def get_jwks(self, request: pb.GetJWKSRequest, call: Call) -> pb.GetJWKSResponse:
+        """Return the JWK Set as the JWKS endpoint serves it."""
+        document = jwks.render(
+            self._keyring.snapshot,
+            self._keyring.clock.now(),
+            max_age=self._publication.max_age,
+            name=request.key or None,
+            style=self._publication.alg_style,
+        )
+        return pb.GetJWKSResponse(document=document.body, etag=document.etag, max_age=convert.duration(document.max_age))
+
+    async def watch_keys(self, request: pb.WatchKeysRequest, call: Call) -> AsyncIterator[pb.WatchKeysResponse]:
+        """Send each watched key now and whenever it changes, by an operator's call or by the clock."""
+        names = list(dict.fromkeys(request.keys))
+        if not 1 <= len(names) <= MAX_WATCHED:
+            raise SizeError(f"1 to {MAX_WATCHED} keys can be watched in one call, got {len(names)}")
+        sent: dict[str, Message] = {}
+        while True:
+            now, snapshot = self._keyring.clock.now(), self._keyring.snapshot
+            views = [snapshot.get(name) for name in names]
+            for view in views:
+                state = convert.agents_key(view, now)
+                if sent.get(view.key.name) != state:
+                    sent[view.key.name] = state
+                    yield pb.WatchKeysResponse(key=state)
+            if self._keyring.snapshot is snapshot:
+                change = min(view.next_change(now) for view in views)
+                await self._keyring.changed(None if isinf(change) else max(0.001, change - now))
+
+    async def _result(self, request: pb.SignRequest, call: Call) -> pb.SignResult:
+        try:
+            return pb.SignResult(response=await self.sign(request, call))
+        except KeydError as exc:
+            return pb.SignResult(error=to_sign_error(exc))
+
+
+async def _next(ready: asyncio.Queue[pb.SignStreamResponse | None], reader: asyncio.Future[None]) -> pb.SignStreamResponse | None:
+    """Return the next answer; raise what ended the reader, if it ended badly."""
+    if not ready.empty():
+        return ready.get_nowait()
+    getter = asyncio.ensure_future(ready.get())
+    await asyncio.wait((getter, reader), return_when=asyncio.FIRST_COMPLETED)
+    if not getter.done() and reader.done() and (failure := reader.exception()) is not None:
+        getter.cancel()
+        raise failure
+    return await getter
+
+
+def _response(signed: Signed) -> pb.SignResponse:
+    return pb.SignResponse(
+        signature=signed.signature,
+        kid=signed.version.kid,
+        version=signed.version.version,
+        algorithm=convert.ALGORITHMS[signed.key.algorithm],
+        http_algorithm=signed.key.algorithm.http_name,
+        jose_algorithm=signed.key.algorithm.value,
+    )

@@ -1,0 +1,53 @@
+"""The one table from domain errors to gRPC codes."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from keyd.core import errors
+from keyd.v1 import signing_service_pb2 as pb
+
+DOMAIN = "keyd"
+
+CODES: dict[type[errors.KeydError], grpc.StatusCode] = {
+    errors.KeydError: grpc.StatusCode.INTERNAL,
+    errors.MalformedError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.SizeError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.RefusedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.CoverageError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.FreshnessError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.KeyIdError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.AlgorithmError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.TagError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.PurposeError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.KeyStateError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.BackendFailedError: grpc.StatusCode.INTERNAL,
+    errors.BackendUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def code_number(error: errors.KeydError) -> int:
+    """Return the google.rpc.Code of an error."""
+    number, _ = CODES[type(error)].value
+    return int(number)
+
+
+def to_status(error: errors.KeydError) -> status_pb2.Status:
+    """Return an error as google.rpc.Status with an ErrorInfo (google.rpc error model)."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    return status_pb2.Status(code=code_pb2.Code.ValueType(code_number(error)), message=str(error), details=[detail])
+
+
+def to_sign_error(error: errors.KeydError) -> pb.SignError:
+    """Return an error as one result of a batch or stream."""
+    return pb.SignError(code=code_number(error), reason=error.reason, message=str(error), metadata=error.metadata)

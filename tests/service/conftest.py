@@ -1,0 +1,3 @@
+from service_conftest import running
+
+__all__ = ["running"]

@@ -1,0 +1,99 @@
+"""A whole daemon inside the test process: real sockets, real files, a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from support import FakeClock
+
+from keyd import app, config
+from keyd.v1 import key_service_pb2_grpc, signing_service_pb2_grpc
+
+CONFIG = """
+[server]
+socket = "{directory}/run/keyd.sock"
+state_dir = "{directory}/state"
+drain_timeout = "1s"
+[http]
+listen = "127.0.0.1:0"
+[backends.file]
+type = "file"
+kek = {{ file = "{directory}/kek" }}
+rsa_bits = 2048
+[profiles.lenient]
+allow_empty_coverage = true
+allow_response_components = true
+required_parameters = []
+max_created_age = "36500d"
+max_expires_in = "36500d"
+"""
+
+
+@dataclass
+class Running:
+    directory: Path
+    clock: FakeClock
+    daemon: app.Daemon
+    signing: signing_service_pb2_grpc.SigningServiceAsyncStub
+    keys: key_service_pb2_grpc.KeyServiceAsyncStub
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.directory}/run/keyd.sock"
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.daemon.http_port}"
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    directory = Path(tempfile.mkdtemp(prefix="keyd-t-"))  # short: a socket path has at most 107 bytes
+    (directory / "kek").write_bytes(os.urandom(32))
+    (directory / "kek").chmod(0o400)
+    path = directory / "keyd.toml"
+    path.write_text(CONFIG.format(directory=directory))
+    clock = FakeClock()
+    async with AsyncExitStack() as stack:
+        daemon = await app.start(config.load(path), stack, clock)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{directory}/run/keyd.sock"))
+        yield Running(
+            directory,
+            clock,
+            daemon,
+            signing_service_pb2_grpc.SigningServiceStub(channel),  # type: ignore[arg-type]
+            key_service_pb2_grpc.KeyServiceStub(channel),  # type: ignore[arg-type]
+        )
+    await asyncio.sleep(0)
+    shutil.rmtree(directory)
+
+
+@dataclass
+class Refusal:
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    metadata: dict[str, str]
+
+
+async def refused(call: object) -> Refusal:
+    """Await a call that must fail, and return how it did."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    assert status is not None, "an error without details"
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "keyd"
+    return Refusal(caught.value.code(), info.reason, status.message, dict(info.metadata))
