@@ -1,0 +1,64 @@
+# Every target does its own set-up: on a fresh Debian or Ubuntu machine with Python 3.11 or later and make, nothing else is needed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PEERS  := $(VENV)-peers
+SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
+
+.PHONY: help demo test lint format proto clean
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate processes
+	@$(BIN)/keyd demo
+
+test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## run every test against the installed wheel
+	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(BIN)/coverage erase
+	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python $(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
+
+lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint protos
+	PATH=$(abspath $(BIN)):$$PATH sh .ci/proto-drift
+	sh .ci/proto-breaking $(BIN)/buf
+
+format: $(VENV)/lint.stamp ## rewrite the sources as lint wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/lint.stamp ## generate keyd/v1 from protos/
+	PATH=$(abspath $(BIN)):$$PATH sh .ci/generate .
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) $(PEERS) dist build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/pip:
+	PYTHON=$(PYTHON) sh .ci/make-venv $(VENV)
+
+$(VENV)/deps.stamp: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet .
+	@touch $@
+
+# The wheel is what gets tested, not the tree: it is built anew whenever a source file changes.
+$(VENV)/keyd.stamp: $(VENV)/deps.stamp $(SOURCE)
+	$(BIN)/pip install --quiet --no-deps --force-reinstall .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/deps.stamp
+	$(BIN)/pip install --quiet --group test
+	@touch $@
+
+$(VENV)/lint.stamp: $(VENV)/deps.stamp
+	$(BIN)/pip install --quiet --group lint
+	@touch $@
+
+# Verifiers whose dependencies do not go together with ours, in an environment of their own.
+$(PEERS)/stamp: pyproject.toml
+	PYTHON=$(PYTHON) sh .ci/make-venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --upgrade "pip>=25.1"
+	$(PEERS)/bin/pip install --quiet --group peers
+	@touch $@

@@ -1,0 +1,55 @@
+"""The command line ``keyd``. Commands import what they need when they run, so that all but ``serve`` start fast."""
+
+from __future__ import annotations
+
+import click
+
+from keyd import __version__
+from keyd.cli import completion, config, jwks, key, key_import, request, serve, sign
+from keyd.cli.options import DURATION, Connection
+from keyd.cli.root import Root
+
+
+@click.group(
+    "keyd",
+    cls=Root,
+    examples="""
+    keyd demo                               see what keyd does, without setting anything up
+    keyd serve                              run the daemon
+    keyd key create agent                   make a key
+    keyd request GET https://api.example/ --key agent
+    """,
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    envvar="KEYD_ADDRESS",
+    show_envvar=True,
+    help="Address of the daemon, e.g. unix:/run/keyd/keyd.sock.",
+)
+@click.option("--timeout", metavar="DURATION", type=DURATION, help="How long to wait for the daemon, e.g. 5s.")
+@click.version_option(__version__, prog_name="keyd", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, address: str | None, timeout: float | None) -> None:
+    """The signing daemon that takes private keys out of AI agents.
+
+    keyd holds private keys in a backend and signs HTTP requests (RFC 9421) and JWTs for agents that ask over a socket.
+    """
+    ctx.obj = Connection(address, timeout)
+
+
+cli.add_command(serve.serve)
+cli.add_command(serve.demo)
+key.key.add_command(key_import.import_)
+cli.add_command(key.key)
+cli.add_command(sign.sign)
+cli.add_command(sign.jwt)
+cli.add_command(jwks.jwks)
+cli.add_command(request.request)
+cli.add_command(config.config)
+cli.add_command(completion.completion)
+
+
+def main() -> None:
+    """Run the command line on ``sys.argv`` and exit."""
+    cli(prog_name="keyd")

@@ -1,0 +1,41 @@
+"""``keyd serve`` and ``keyd demo``: running the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keyd.cli.command import Command
+from keyd.cli.options import config_option
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    keyd serve
+    keyd serve --config /etc/keyd/keyd.toml
+    """,
+)
+@config_option
+@click.pass_context
+def serve(ctx: click.Context, config_path: Path | None) -> None:
+    """Run the daemon until it is stopped (SIGTERM, Ctrl-C). SIGHUP reloads the configuration."""
+    from keyd.app import run
+    from keyd.config import find
+
+    ctx.exit(run(find(config_path)))
+
+
+@click.command(
+    cls=Command,
+    examples="""
+    keyd demo
+    """,
+)
+@click.pass_context
+def demo(ctx: click.Context) -> None:
+    """Show what keyd does, with a daemon and keys of its own that are gone afterwards."""
+    from keyd.demo import run
+
+    ctx.exit(run())
