@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from keyd.core.errors import KeydError
+from keyd.core.errors import KeydError, MalformedError
 from keyd.service.call import Call
 from keyd.service.status import to_status
 
@@ -66,35 +68,55 @@ class GrpcServer:
 
 def _handler(method: MethodDescriptor, implementation: object) -> grpc.RpcMethodHandler[Any, Any]:
     function = getattr(implementation, _snake(method.name))
-    decode = GetMessageClass(method.input_type).FromString
-    encode = GetMessageClass(method.output_type).SerializeToString
+    decode, encode = _decoder(method), GetMessageClass(method.output_type).SerializeToString
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(_streaming(method, function, partial(_decoded, decode)), None, encode)
     if method.server_streaming:
-        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_stream_rpc_method_handler
-        return make(_streaming(method.full_name, function), decode, encode)
-    return grpc.unary_unary_rpc_method_handler(_unary(method.full_name, function), decode, encode)
+        return grpc.unary_stream_rpc_method_handler(_streaming(method, function, decode), None, encode)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, function, decode), None, encode)
 
 
-def _unary(name: str, function: Callable[..., Any]) -> Callable[[Any, Context], Any]:
+def _decoder(method: MethodDescriptor) -> Callable[[bytes], Any]:
+    """Return what parses the requests of a method. grpcio itself would answer a request that does not parse with UNKNOWN."""
+    parse = GetMessageClass(method.input_type).FromString
+
+    def decode(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            raise MalformedError(f"the request is not a {method.input_type.full_name}") from None
+
+    return decode
+
+
+async def _decoded(decode: Callable[[bytes], Any], requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for data in requests:
+        yield decode(data)
+
+
+def _unary(method: MethodDescriptor, function: Callable[..., Any], decode: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
     async def serve(request: Any, context: Context) -> Any:
         try:
-            return await function(request, Call(context.peer()))
+            return await function(decode(request), Call(context.peer()))
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))
         except Exception:  # noqa: BLE001 - the last line of defence
-            await _abort_unexpected(name, context)
+            await _abort_unexpected(method.full_name, context)
 
     return serve
 
 
-def _streaming(name: str, function: Callable[..., AsyncIterator[Any]]) -> Callable[[Any, Context], AsyncIterator[Any]]:
+def _streaming(
+    method: MethodDescriptor, function: Callable[..., AsyncIterator[Any]], decode: Callable[[Any], Any]
+) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in function(request, Call(context.peer())):
+            async for response in function(decode(request), Call(context.peer())):
                 yield response
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))
         except Exception:  # noqa: BLE001 - the last line of defence
-            await _abort_unexpected(name, context)
+            await _abort_unexpected(method.full_name, context)
 
     return serve
 

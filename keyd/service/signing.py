@@ -74,10 +74,12 @@ class SigningService:
                 window.release()
 
         async def read() -> None:
-            async with asyncio.TaskGroup() as tasks:
-                async for request in requests:
-                    await window.acquire()
-                    tasks.create_task(answer(request))
+            under_way = set()
+            async for request in requests:
+                await window.acquire()
+                under_way.add(task := asyncio.ensure_future(answer(request)))
+                task.add_done_callback(under_way.discard)
+            await asyncio.gather(*under_way)
             await ready.put(None)
 
         reader = asyncio.ensure_future(read())

@@ -257,6 +257,10 @@ def test_authority(daemon, client, url, headers, authority) -> None:
     lines = daemon.requests[-1].signature_base.decode().split("\n")
     assert lines[1] == f'"@authority": {authority}'
     assert lines[2] == '"@path": /'
+    options = {"components": ("@target-uri",)}
+    sign_request(client, "agent", OutgoingRequest("GET", url + "?q=1#part", headers, b""), options)
+    target = f'"@target-uri": {url.partition(":")[0]}://{authority}/?q=1'
+    assert daemon.requests[-1].signature_base.decode().split("\n")[0] == target
 
 
 def test_the_base_is_what_the_rfc_says(daemon, client) -> None:

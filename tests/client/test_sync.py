@@ -98,14 +98,20 @@ def test_keys_are_remembered_for_a_minute_and_not_past_a_rotation(daemon, deacti
         now = known_until - 0.001
         client.key_info("agent")
         assert len(daemon.calls) == 1
+        now = known_until
+        client.key_info("agent")
+        assert len(daemon.calls) == 2
+
+
+def test_what_is_remembered_can_be_refreshed_and_does_not_survive_a_clock_set_back(daemon) -> None:
+    now = 1000.0
+    with Client(daemon.address, clock=lambda: now) as client:
+        client.key_info("agent")
         client.key_info("agent", refresh=True)
         assert len(daemon.calls) == 2
-        now = 1500.0
+        now = 999.0
         client.key_info("agent")
         assert len(daemon.calls) == 3
-        now = 1499.0  # set back
-        client.key_info("agent")
-        assert len(daemon.calls) == 4
 
 
 def test_keys_that_cannot_sign_are_not_remembered(daemon, client) -> None:

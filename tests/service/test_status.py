@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from keyd.core import errors
 from keyd.service.status import CODES, to_status
 
@@ -25,3 +27,9 @@ def test_reasons_are_stable_and_distinct() -> None:
 def test_metadata_travels() -> None:
     status = to_status(errors.KeyStateError("no", active_kid="k"))
     assert (status.code, status.message, len(status.details)) == (9, "no", 1)
+
+
+def test_every_reason_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    for cls, code in CODES.items():
+        assert f"| `{cls.reason}` | {code.name} |" in manual

@@ -1,0 +1,79 @@
+"""kill -9 between any two steps of create, import, rotate, compromise and destroy."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from daemon_process import DaemonProcess
+from support import signature_base
+
+from keyd.client import AdminClient, KeydClientError
+
+PEM = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+STEPS = {
+    "create": ["begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
+    "import": ["begin_version", "backend.import_key", "backend.public_key", "backend.sign", "finish_version"],
+    "rotate": ["begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
+    "compromise": ["update_versions", "begin_version", "backend.create", "finish_version"],
+    "destroy": ["update_versions", "backend.destroy"],
+}
+ACTS: dict[str, Callable[[AdminClient], object]] = {
+    "create": lambda admin: admin.create_key(name="new"),
+    "import": lambda admin: admin.import_key(name="new", pkcs8_pem=PEM),
+    "rotate": lambda admin: admin.rotate_key("agent", now=True),
+    "compromise": lambda admin: admin.compromise_version("agent", 2, reason="test"),
+    "destroy": lambda admin: admin.destroy_version("agent", 1, force=True),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("act", "step"), [(act, step) for act, steps in STEPS.items() for step in steps])
+def test_nothing_is_lost_and_nothing_is_left_over(act: str, step: str, when: str) -> None:
+    daemon = DaemonProcess()
+    try:
+        daemon.start()
+        with daemon.admin() as admin, daemon.client() as client:
+            admin.create_key(name="agent")
+            admin.rotate_key("agent", now=True)
+            published = {jwk["kid"] for jwk in client.jwks()["keys"]}
+        daemon.stop()
+
+        daemon.module, daemon.env = "crashing_daemon", {"KEYD_TEST_CRASH": f"{when}:{step}", "PYTHONPATH": "tests"}
+        daemon.start()
+        with daemon.admin() as admin, pytest.raises(KeydClientError):
+            ACTS[act](admin)
+        assert daemon.process is not None
+        assert daemon.process.wait(timeout=30) == -9
+
+        daemon.module, daemon.env = "keyd", {}
+        daemon.start()
+        with daemon.admin() as admin, daemon.client() as client:
+            keys = {key.name: key for key in admin.list_keys()}
+            on_record = {version.kid for key in keys.values() for version in key.versions}
+            assert published <= on_record, "a kid that was published is not accounted for"
+            whole = {"agent.1.key", "agent.2.key"}
+            files = {path.name for path in daemon.directory.glob("state/**/*.key")}
+            recorded = {
+                f"{v.key}.{v.version}.key"
+                for key in keys.values()
+                for v in key.versions
+                if not v.timeline.HasField("destroy_time")
+            }
+            assert files == recorded, "key files and records differ"
+            assert act == "destroy" or whole <= files
+            with sqlite3.connect(daemon.directory / "state/keyd.db") as database:
+                assert database.execute("SELECT count(*) FROM intents").fetchone() == (0,)
+            if act != "compromise" or client.key_info("agent").active:
+                client.sign_base("agent", signature_base(time.time()))
+            else:  # killed after the compromise was recorded and before there was a successor: stopped, and can be mended
+                admin.rotate_key("agent")
+                client.sign_base("agent", signature_base(time.time()))
+            if act in ("create", "import") and "new" not in keys:
+                ACTS[act](admin)  # nothing in the way of trying again
+    finally:
+        daemon.close()
