@@ -34,8 +34,8 @@ class SignatureOptions(TypedDict, total=False):
 
     Attributes:
         components: covered components (RFC 9421 section 2), such as ``("@method", "@authority", "x-trace")``. By default
-            ``@method``, ``@authority``, ``@path``, ``@query`` where there is a query, and ``content-digest`` and ``content-type``
-            where there is a body. When given, it is taken as it is, save that a body always adds ``content-digest``.
+            ``@method``, ``@authority``, ``@path``, ``@query``, and where there is a body ``content-digest`` and
+            ``content-type``. When given, it is taken as it is, save that a body always adds ``content-digest``.
         label: of the signature in the fields Signature-Input and Signature; ``sig1`` by default.
         expires_in: seconds from ``created`` to ``expires``; 60 by default.
         tag: the signature parameter ``tag``; none by default.
@@ -146,9 +146,8 @@ class _Signing:
 
 def _covered(message: _Message, components: Sequence[str] | None, *, has_body: bool) -> tuple[str, ...]:
     if components is None:
-        components = ["@method", "@authority", "@path"]
-        if urlsplit(message.url).query:
-            components.append("@query")
+        # @query even where there is none: else a query that somebody adds on the way goes unseen
+        components = ["@method", "@authority", "@path", "@query"]
         if has_body and "content-type" in message.headers:
             components.append("content-type")
     digested = any(component.strip('"').startswith("content-digest") for component in components)
