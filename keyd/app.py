@@ -23,12 +23,13 @@ from keyd.core.runner import BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
+from keyd.service.backends import BackendService
 from keyd.service.grpcio import GrpcServer
 from keyd.service.http import application
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.signing import Publication, SigningService
-from keyd.v1 import key_service_pb2, signing_service_pb2
+from keyd.v1 import backend_service_pb2, key_service_pb2, signing_service_pb2
 
 _log = structlog.get_logger("keyd")
 
@@ -112,10 +113,12 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     publication = Publication(config.jwks.max_age, config.jwks.alg)
     daemon = Daemon(config, keyring, signer, publication, _defaults(config))
     daemon.apply(config)
+    types = {name: section.type for name, section in config.backends.items()}
     grpc_server = GrpcServer(
         {
             signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]: SigningService(keyring, signer, publication),
             key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]: KeyService(keyring, daemon.defaults),
+            backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]: BackendService(keyring, types),
         },
         max_message_bytes=server.max_message_bytes,
         max_concurrent_calls=server.max_concurrent_calls,

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from support import FakeClock
 
 from keyd import app, config
-from keyd.v1 import key_service_pb2_grpc, signing_service_pb2_grpc
+from keyd.v1 import backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc
 
 CONFIG = """
 [server]
@@ -47,6 +47,7 @@ class Running:
     daemon: app.Daemon
     signing: signing_service_pb2_grpc.SigningServiceAsyncStub
     keys: key_service_pb2_grpc.KeyServiceAsyncStub
+    backends: backend_service_pb2_grpc.BackendServiceAsyncStub
 
     @property
     def address(self) -> str:
@@ -74,6 +75,7 @@ async def running() -> AsyncIterator[Running]:
             daemon,
             signing_service_pb2_grpc.SigningServiceStub(channel),  # type: ignore[arg-type]
             key_service_pb2_grpc.KeyServiceStub(channel),  # type: ignore[arg-type]
+            backend_service_pb2_grpc.BackendServiceStub(channel),  # type: ignore[arg-type]
         )
     await asyncio.sleep(0)
     shutil.rmtree(directory)

@@ -21,7 +21,7 @@ from keyd.core.errors import AlreadyExistsError, InvalidArgumentError, KeydError
 from keyd.core.model import Key, KeyVersion, KidFormat, check_new_key
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import KeyView, Snapshot, VersionView
-from keyd.core.store import Intent, SqlStore
+from keyd.core.store import SqlStore
 from keyd.core.timeline import KeyState, Timeline, first, successor
 
 R = TypeVar("R")
@@ -59,13 +59,20 @@ class Keyring:
 
     def runner(self, key: Key) -> BackendRunner:
         """Return the way to the backend of a key. Raises InvalidArgumentError when it is not configured."""
-        runner = self._runners.get(key.backend)
+        return self.backend(key.backend)
+
+    def backend(self, name: str) -> BackendRunner:
+        """Return the way to a backend. Raises InvalidArgumentError when it is not configured."""
+        runner = self._runners.get(name)
         if runner is None:
             known = ", ".join(sorted(self._runners)) or "none"
-            raise InvalidArgumentError(
-                f"key {key.name!r} is in backend {key.backend!r}, which is not configured (there are: {known})"
-            )
+            raise InvalidArgumentError(f"backend {name!r} is not configured (there are: {known})")
         return runner
+
+    @property
+    def backends(self) -> Mapping[str, BackendRunner]:
+        """The ways to all configured backends, by name."""
+        return self._runners
 
     async def changed(self, within: float | None) -> None:
         """Return at the next change of any key, or after ``within`` seconds."""
@@ -84,13 +91,24 @@ class Keyring:
             InvalidArgumentError: the key cannot be as asked for.
             KeydError: the backend or the store failed; nothing is left of the attempt.
         """
-        return await self._exclusively(self._create(key, None, None))
+        return await self._exclusively(self._create(key, self._creation(KeyView(key, ()))))
 
     async def import_key(self, key: Key, material: PrivateKey, kid: str | None) -> Change:
         """Make a key whose first version is ``material``. ``kid`` overrides how its kid is made. Raises as :meth:`create`."""
-        return await self._exclusively(self._create(key, material, kid))
+        backend = self.runner(key).backend
+        if not isinstance(backend, Importer):
+            raise InvalidArgumentError(f"backend {key.backend!r} does not take keys from elsewhere")
 
-    async def _create(self, key: Key, material: PrivateKey | None, kid: str | None) -> Change:
+        def make(version: int) -> str:
+            return backend.import_key(key.name, version, key.algorithm, material)
+
+        return await self._exclusively(self._create(key, make, kid))
+
+    async def adopt(self, key: Key, handle: str, kid: str | None) -> Change:
+        """Make a key whose first version is the key pair that its backend holds under ``handle``. Raises as :meth:`create`."""
+        return await self._exclusively(self._create(key, lambda _: handle, kid))
+
+    async def _create(self, key: Key, make: Callable[[int], str], kid: str | None = None) -> Change:
         check_new_key(key, served_max_age=self.served_max_age, profiles=self.profiles)
         if key.name in self.snapshot.keys:
             raise AlreadyExistsError(f"key {key.name!r} exists already; `keyd key rotate {key.name}` makes its next version")
@@ -99,10 +117,8 @@ class Keyring:
         runner = self.runner(key)
         if key.algorithm not in runner.backend.capabilities.algorithms:
             raise InvalidArgumentError(f"backend {key.backend!r} does not do {key.algorithm.value}")
-        if material is not None and not isinstance(runner.backend, Importer):
-            raise InvalidArgumentError(f"backend {key.backend!r} does not take keys from elsewhere")
         view = KeyView(key, ())
-        record = await self._add_version(view, lambda now: (first(now), ()), material=material, kid=kid)
+        record = await self._add_version(view, make, lambda now: (first(now), ()), kid=kid)
         warnings = (
             "the first version is active at once; a verifier that cached the JWK Set before now fails until it fetches again",
         )
@@ -137,7 +153,7 @@ class Keyring:
             timeline = successor(now, view.key.lifecycle, at_once=at_once or active is None)
             return timeline, [_replaced(view, active.record, timeline.activate_at)] if active else []
 
-        record = await self._add_version(view, timelines)
+        record = await self._add_version(view, self._creation(view), timelines)
         return Change(self.snapshot.get(name), record, (warning,) if at_once or active is None else ())
 
     async def set_enabled(self, name: str, enabled: bool) -> KeyView:
@@ -182,7 +198,9 @@ class Keyring:
         if state is KeyState.ACTIVE and pending is None and view.key.disabled_at is None:
             try:
                 view = self.snapshot.get(name)
-                await self._add_version(view, lambda now: (successor(now, view.key.lifecycle, at_once=True), ()))
+                await self._add_version(
+                    view, self._creation(view), lambda now: (successor(now, view.key.lifecycle, at_once=True), ())
+                )
             except KeydError as exc:  # the version is stopped in any case; that must not look undone
                 warnings.append(f"no successor could be made ({exc}); `keyd key rotate --now {name}` tries again")
         return Change(self.snapshot.get(name), stopped, tuple(warnings))
@@ -222,16 +240,16 @@ class Keyring:
     async def _add_version(
         self,
         view: KeyView,
+        make: Callable[[int], str],
         timelines: Callable[[float], tuple[Timeline, Sequence[KeyVersion]]],
         *,
-        material: PrivateKey | None = None,
         kid: str | None = None,
     ) -> KeyVersion:
-        """Make the next version of ``view`` and record it with what ``timelines`` says at the time of recording."""
+        """Have ``make`` put the next version of ``view`` into the backend, and record it with the ``timelines`` of that moment."""
         key, runner = view.key, self.runner(view.key)
         intent = await asyncio.to_thread(self._store.begin_version, key.name, key.backend)
         try:
-            handle = await self._make(runner, key, intent, material)
+            handle = await runner.call(make, intent.version)
             public_key = await runner.call(runner.backend.public_key, handle)
             public_jwk, thumbprint = jwk.from_public_key(public_key)
             default_kid = thumbprint if key.kid_format is KidFormat.THUMBPRINT else f"{key.name}-{intent.version}"
@@ -249,12 +267,9 @@ class Keyring:
         _log.info("version made", key=key.name, version=record.version, kid=record.kid, backend=key.backend)
         return record
 
-    async def _make(self, runner: BackendRunner, key: Key, intent: Intent, material: PrivateKey | None) -> str:
-        backend = runner.backend
-        if material is None:
-            return await runner.call(backend.create, key.name, intent.version, key.algorithm)
-        assert isinstance(backend, Importer)  # checked before the intent was noted
-        return await runner.call(backend.import_key, key.name, intent.version, key.algorithm, material)
+    def _creation(self, view: KeyView) -> Callable[[int], str]:
+        backend, key = self.runner(view.key).backend, view.key
+        return lambda version: backend.create(key.name, version, key.algorithm)
 
     async def _update_versions(self, view: KeyView, changed: Sequence[KeyVersion]) -> None:
         await asyncio.to_thread(self._store.update_versions, changed)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from backends.api import Algorithm, PrivateKey
+from backends.api import Algorithm, PrivateKey, PublicKey
 from keyd.core.errors import InvalidArgumentError
 
 _JWK_TYPES: dict[str, type[OKPKey | ECKey | RSAKey]] = {"OKP": OKPKey, "EC": ECKey, "RSA": RSAKey}
@@ -52,20 +52,31 @@ def from_jwk(data: bytes, asked: Algorithm | None) -> tuple[PrivateKey, Algorith
     return _fitting(parsed.private_key, asked)
 
 
-def _fitting(key: object, asked: Algorithm | None) -> tuple[PrivateKey, Algorithm]:
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return key, _agree(Algorithm.ED25519, asked)
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _EC:
-        return key, _agree(_EC[key.curve.name], asked)
-    if isinstance(key, rsa.RSAPrivateKey):
+def algorithm_of(key: PublicKey, asked: Algorithm | None) -> Algorithm:
+    """Return the algorithm that a public key is for.
+
+    Raises:
+        InvalidArgumentError: keyd does not take such keys, or this one is not for the algorithm that was asked for.
+    """
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return _agree(Algorithm.ED25519, asked)
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _EC:
+        return _agree(_EC[key.curve.name], asked)
+    if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < 2048:
             raise InvalidArgumentError(f"this RSA key has {key.key_size} bits; 2048 are the least")
         if asked is None:
             raise InvalidArgumentError("say for which algorithm this RSA key is: PS512 or RS256")
         if asked not in _RSA:
             raise InvalidArgumentError(f"an RSA key is for PS512 or RS256, not for {asked.value}")
-        return key, asked
+        return asked
     raise InvalidArgumentError("keyd takes Ed25519, P-256, P-384 and RSA keys; this is another kind")
+
+
+def _fitting(key: object, asked: Algorithm | None) -> tuple[PrivateKey, Algorithm]:
+    if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InvalidArgumentError("keyd takes Ed25519, P-256, P-384 and RSA keys; this is another kind")
+    return key, algorithm_of(key.public_key(), asked)
 
 
 def _agree(found: Algorithm, asked: Algorithm | None) -> Algorithm:

@@ -31,6 +31,7 @@ _TRANSLATION: tuple[tuple[type[backend_errors.BackendError], type[errors.KeydErr
     (backend_errors.MessageTooLargeError, errors.SizeError),
     (backend_errors.UnsupportedAlgorithmError, errors.InvalidArgumentError),
     (backend_errors.InvalidKeyMaterialError, errors.InvalidArgumentError),
+    (backend_errors.KeyNotFoundError, errors.NotFoundError),
     (backend_errors.KeyExistsError, errors.AlreadyExistsError),
     (backend_errors.BackendError, errors.BackendFailedError),
 )
@@ -99,15 +100,22 @@ class BackendRunner:
             raise errors.SizeError(
                 f"backend {self.name!r} signs at most {limit} bytes with {algorithm.value}, got {len(message)}"
             )
-        if algorithm in capabilities.inline:
-            try:
-                return self.backend.sign(handle, algorithm, message)
-            except backend_errors.BackendError as exc:
-                raise self._translated(exc) from exc
-        signature = await self.call(self.backend.sign, handle, algorithm, message)
+        try:
+            if algorithm in capabilities.inline:
+                signature = self._inline(self.backend.sign, handle, algorithm, message)
+            else:
+                signature = await self.call(self.backend.sign, handle, algorithm, message)
+        except errors.NotFoundError as exc:  # on record here, and not there: nothing that the caller could name right
+            raise errors.BackendFailedError(f"{exc}; kid {version.record.kid!r} cannot sign until it is back") from exc
         if not capabilities.in_process:
             self.check(version, algorithm, message, signature)
         return signature
+
+    def _inline(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except backend_errors.BackendError as exc:
+            raise self._translated(exc) from exc
 
     def check(self, version: VersionView, algorithm: Algorithm, message: bytes, signature: bytes) -> None:
         """Verify a signature against the recorded public key. Raises BackendFailedError."""

@@ -50,10 +50,19 @@ class KeyService:
         load = material.from_pkcs8_pem if field == "pkcs8_pem" else material.from_jwk
         private_key, algorithm = load(getattr(request, field), asked)
         key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm)
-        if len(request.kid) > 255:
-            raise InvalidArgumentError("a kid has at most 255 characters")
-        change = await self._keyring.import_key(key, private_key, request.kid or None)
+        change = await self._keyring.import_key(key, private_key, _kid(request.kid))
         return pb.ImportKeyResponse(key=self._key(change), warnings=change.warnings)
+
+    async def adopt_key(self, request: pb.AdoptKeyRequest, call: Call) -> pb.AdoptKeyResponse:
+        """Make a key from a key pair that its backend holds already."""
+        if not request.handle:
+            raise InvalidArgumentError("set handle; `keyd backend keys NAME` shows those that there are")
+        runner = self._keyring.backend(request.spec.backend or self._defaults.backend)
+        public_key = await runner.call(runner.backend.public_key, request.handle)
+        algorithm = material.algorithm_of(public_key, convert.asked_algorithm(request.spec))
+        key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm)
+        change = await self._keyring.adopt(key, request.handle, _kid(request.kid))
+        return pb.AdoptKeyResponse(key=self._key(change), warnings=change.warnings)
 
     async def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
         """List keys by name; the page token is the last name of the page before."""
@@ -97,3 +106,9 @@ class KeyService:
 
     def _key(self, change: Change) -> types_pb2.Key:
         return convert.key(change.key, self._keyring.clock.now())
+
+
+def _kid(asked: str) -> str | None:
+    if len(asked) > 255:
+        raise InvalidArgumentError("a kid has at most 255 characters")
+    return asked or None

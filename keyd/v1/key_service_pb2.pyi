@@ -204,6 +204,68 @@ class ImportKeyResponse(_message.Message):
 Global___ImportKeyResponse: _TypeAlias = ImportKeyResponse  # noqa: Y015
 
 @_typing.final
+class AdoptKeyRequest(_message.Message):
+    """Takes over a key pair that lives in a backend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    KID_FIELD_NUMBER: _builtins.int
+    handle: _builtins.str
+    """The backend's reference to the key pair, as ListStoredKeys shows it."""
+    kid: _builtins.str
+    """Optional: the kid under which verifiers already know it, for the first version only."""
+    @_builtins.property
+    def spec(self) -> Global___KeySpec:
+        """What it shall be. The algorithm is read from the public key, except that RSA needs PS512 or RS256 to be said."""
+
+    def __init__(
+        self,
+        *,
+        spec: Global___KeySpec | None = ...,
+        handle: _builtins.str = ...,
+        kid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "kid", b"kid", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptKeyRequest: _TypeAlias = AdoptKeyRequest  # noqa: Y015
+
+@_typing.final
+class AdoptKeyResponse(_message.Message):
+    """The adopted key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _types_pb2.Key:
+        """The key with its first version."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the operator should know, for people."""
+
+    def __init__(
+        self,
+        *,
+        key: _types_pb2.Key | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptKeyResponse: _TypeAlias = AdoptKeyResponse  # noqa: Y015
+
+@_typing.final
 class ListKeysRequest(_message.Message):
     """Asks for keys."""
 

@@ -45,6 +45,11 @@ class KeyServiceStub:
                 request_serializer=keyd_dot_v1_dot_key__service__pb2.ImportKeyRequest.SerializeToString,
                 response_deserializer=keyd_dot_v1_dot_key__service__pb2.ImportKeyResponse.FromString,
                 _registered_method=True)
+        self.AdoptKey = channel.unary_unary(
+                '/keyd.v1.KeyService/AdoptKey',
+                request_serializer=keyd_dot_v1_dot_key__service__pb2.AdoptKeyRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_key__service__pb2.AdoptKeyResponse.FromString,
+                _registered_method=True)
         self.ListKeys = channel.unary_unary(
                 '/keyd.v1.KeyService/ListKeys',
                 request_serializer=keyd_dot_v1_dot_key__service__pb2.ListKeysRequest.SerializeToString,
@@ -95,6 +100,13 @@ class KeyServiceServicer:
 
     def ImportKey(self, request, context):
         """Makes a key whose first version is private material from elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptKey(self, request, context):
+        """Makes a key whose first version is a key pair that its backend holds already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +173,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.ImportKey,
                     request_deserializer=keyd_dot_v1_dot_key__service__pb2.ImportKeyRequest.FromString,
                     response_serializer=keyd_dot_v1_dot_key__service__pb2.ImportKeyResponse.SerializeToString,
+            ),
+            'AdoptKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptKey,
+                    request_deserializer=keyd_dot_v1_dot_key__service__pb2.AdoptKeyRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_key__service__pb2.AdoptKeyResponse.SerializeToString,
             ),
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
@@ -253,6 +270,33 @@ class KeyService:
             '/keyd.v1.KeyService/ImportKey',
             keyd_dot_v1_dot_key__service__pb2.ImportKeyRequest.SerializeToString,
             keyd_dot_v1_dot_key__service__pb2.ImportKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.KeyService/AdoptKey',
+            keyd_dot_v1_dot_key__service__pb2.AdoptKeyRequest.SerializeToString,
+            keyd_dot_v1_dot_key__service__pb2.AdoptKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class KeyServiceStub:
     """Makes a key and its first version, which is published and active at once."""
     ImportKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ImportKeyRequest, _key_service_pb2.ImportKeyResponse]
     """Makes a key whose first version is private material from elsewhere."""
+    AdoptKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.AdoptKeyRequest, _key_service_pb2.AdoptKeyResponse]
+    """Makes a key whose first version is a key pair that its backend holds already."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """Lists keys with their versions, by name."""
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.KeyServiceGetKeyRequest, _key_service_pb2.KeyServiceGetKeyResponse]
@@ -61,6 +63,8 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Makes a key and its first version, which is published and active at once."""
     ImportKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ImportKeyRequest, _key_service_pb2.ImportKeyResponse]  # type: ignore[assignment]
     """Makes a key whose first version is private material from elsewhere."""
+    AdoptKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.AdoptKeyRequest, _key_service_pb2.AdoptKeyResponse]  # type: ignore[assignment]
+    """Makes a key whose first version is a key pair that its backend holds already."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists keys with their versions, by name."""
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.KeyServiceGetKeyRequest, _key_service_pb2.KeyServiceGetKeyResponse]  # type: ignore[assignment]
@@ -94,6 +98,14 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.ImportKeyResponse, _abc.Awaitable[_key_service_pb2.ImportKeyResponse]]:
         """Makes a key whose first version is private material from elsewhere."""
+
+    @_abc_1.abstractmethod
+    def AdoptKey(
+        self,
+        request: _key_service_pb2.AdoptKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.AdoptKeyResponse, _abc.Awaitable[_key_service_pb2.AdoptKeyResponse]]:
+        """Makes a key whose first version is a key pair that its backend holds already."""
 
     @_abc_1.abstractmethod
     def ListKeys(

@@ -276,6 +276,15 @@ async def test_signatures_from_outside_the_process_are_verified(world: World, mo
         await world.runners["mem"].sign(version, Algorithm.ED25519, b"m")
 
 
+async def test_a_recorded_key_that_the_store_lost_is_a_failure_of_the_store(world: World) -> None:
+    await world.ring.create(new_key())
+    version = world.ring.snapshot.get("agent").versions[0]
+    world.backend.destroy(str(version.record.handle))
+    with pytest.raises(BackendFailedError, match="cannot sign until it is back"):
+        await world.runners["mem"].sign(version, Algorithm.ED25519, b"m")
+    assert (await world.restart()).snapshot.get("agent").active(world.clock.time)  # and it stays on record
+
+
 async def test_an_intent_whose_backend_is_away_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.store.begin_version("agent", "mem")
     world.backend.create("agent", 1, Algorithm.ED25519)

@@ -1,0 +1,62 @@
+"""BackendService and AdoptKey over a real socket."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from service_conftest import Running, refused
+from support import START, signature_base
+
+from backends.api import Algorithm
+from backends.errors import BackendUnavailableError
+from keyd.v1 import backend_service_pb2 as pb
+from keyd.v1 import key_service_pb2 as keys_pb
+from keyd.v1 import signing_service_pb2, types_pb2
+
+
+async def test_backends_and_what_they_hold(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = await running.keys.CreateKey(keys_pb.CreateKeyRequest(spec=keys_pb.KeySpec(name="agent")))
+    (backend,) = (await running.backends.ListBackends(pb.ListBackendsRequest())).backends
+    assert (backend.name, backend.type, backend.key_count, backend.imports, backend.failure) == ("file", "file", 1, True, "")
+    assert len(backend.algorithms) == 5
+    (stored,) = (await running.backends.ListStoredKeys(pb.ListStoredKeysRequest(backend="file"))).keys
+    assert (stored.key, stored.version, stored.kid) == ("agent", 1, created.key.versions[0].kid)
+    refusal = await refused(running.backends.ListStoredKeys(pb.ListStoredKeysRequest(backend="nope")))
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+
+    def away() -> None:
+        raise BackendUnavailableError("token removed")
+
+    monkeypatch.setattr(running.daemon.keyring.backends["file"].backend, "list", away)
+    (backend,) = (await running.backends.ListBackends(pb.ListBackendsRequest())).backends
+    assert "token removed" in backend.failure
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.ED25519, Algorithm.RS256], ids=lambda a: a.value)
+async def test_adopt_takes_over_a_key_pair_where_it_lives(running: Running, algorithm: Algorithm) -> None:
+    handle = running.daemon.keyring.backends["file"].backend.create("made-elsewhere", 7, algorithm)
+    spec = keys_pb.KeySpec(name="adopted")
+    if algorithm is Algorithm.RS256:
+        refusal = await refused(running.keys.AdoptKey(keys_pb.AdoptKeyRequest(spec=spec, handle=handle)))
+        assert "PS512 or RS256" in refusal.message
+        spec.algorithm = types_pb2.ALGORITHM_RS256
+    key = (await running.keys.AdoptKey(keys_pb.AdoptKeyRequest(spec=spec, handle=handle, kid="known"))).key
+    base = signature_base(START, keyid="known")
+    assert (await running.signing.Sign(signing_service_pb2.SignRequest(key="adopted", signature_base=base))).kid == "known"
+    assert key.algorithm == types_pb2.Algorithm.Value(f"ALGORITHM_{algorithm.value.upper()}")
+    rotated = (await running.keys.RotateKey(keys_pb.RotateKeyRequest(name="adopted", now=True))).key
+    assert [v.version for v in rotated.versions] == [1, 2]
+
+
+async def test_adopting_twice_or_nothing_is_refused_and_destroys_nothing(running: Running) -> None:
+    backend = running.daemon.keyring.backends["file"].backend
+    handle = backend.create("made-elsewhere", 1, Algorithm.ED25519)
+    await running.keys.AdoptKey(keys_pb.AdoptKeyRequest(spec=keys_pb.KeySpec(name="one"), handle=handle))
+    refusal = await refused(running.keys.AdoptKey(keys_pb.AdoptKeyRequest(spec=keys_pb.KeySpec(name="two"), handle=handle)))
+    assert refusal.reason == "ALREADY_EXISTS"
+    assert backend.sign(handle, Algorithm.ED25519, b"still there")
+    assert (
+        await refused(running.keys.AdoptKey(keys_pb.AdoptKeyRequest(spec=keys_pb.KeySpec(name="two"))))
+    ).reason == "INVALID_ARGUMENT"
+    missing = keys_pb.AdoptKeyRequest(spec=keys_pb.KeySpec(name="two"), handle="nobody.1.key")
+    assert (await refused(running.keys.AdoptKey(missing))).reason == "NOT_FOUND"
