@@ -50,7 +50,8 @@ $(VENV)/keyd.stamp: $(VENV)/deps.stamp $(SOURCE)
 	$(BIN)/pip install --quiet --no-deps --force-reinstall .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/deps.stamp
+$(VENV)/test.stamp: $(VENV)/deps.stamp .ci/install-components
+	sh .ci/install-components
 	$(BIN)/pip install --quiet --group test
 	@touch $@
 

@@ -1,8 +1,8 @@
 """The contract between keyd and a store of private keys.
 
-A backend is small and dumb: no cache, no retry, no clock, no rotation, no policy. Its methods block; keyd calls them
-from threads of its own, several at once, so they must be thread-safe. Everything that a backend raises is a
-:class:`backends.errors.BackendError`.
+A backend is small and dumb: no cache, no rotation, no policy. Its methods block; keyd calls them from threads of its own,
+several at once, so they must be thread-safe. Everything that a backend raises is a :class:`backends.errors.BackendError`.
+One that waits for something outside asks :mod:`backends.deadline` how long it may.
 
 Third parties register a class in the entry-point group ``keyd.backends`` and subclass
 :class:`backends.testing.BackendContract` in their tests.
@@ -58,6 +58,8 @@ class Capabilities:
     inline: frozenset[Algorithm] = frozenset()
     #: Largest message in bytes, for algorithms that have a limit.
     max_message: Mapping[Algorithm, int] = field(default_factory=dict)
+    #: True when the store destroys the versions of a key oldest first; then destroying another raises DestructionPendingError.
+    ordered_destruction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,16 @@ class BackendContext:
 class Backend(Protocol):
     """A store of private keys."""
 
-    #: The fields of its section of the configuration; unknown fields must be forbidden.
+    #: The fields of its section of the configuration; unknown fields must be forbidden. ``type``, ``timeout``,
+    #: ``admin_timeout``, ``threads`` and ``max_waiting`` are keyd's own and never reach it.
     Config: ClassVar[type[BaseModel]]
     capabilities: Capabilities
 
     @classmethod
     def open(cls, config: Any, context: BackendContext) -> Self:
         """Open the store described by ``config``, an instance of :attr:`Config`.
+
+        A store that is merely out of reach is no error: the daemon starts, and the backend serves as soon as the store does.
 
         Raises:
             BackendConfigError: the configuration cannot work.
@@ -111,7 +116,11 @@ class Backend(Protocol):
         ...
 
     def list(self) -> Iterable[StoredKey]:
-        """Return every key pair in the store that keyd may use."""
+        """Return every key pair in the store that keyd may use, those that something else made among them.
+
+        Raises:
+            BackendUnavailableError: the store cannot tell. It never passes for an empty one.
+        """
         ...
 
     def public_key(self, handle: str) -> PublicKey:
@@ -136,7 +145,11 @@ class Backend(Protocol):
         ...
 
     def destroy(self, handle: str) -> None:
-        """Destroy the private key, or have the store promise to. Destroying what is gone already succeeds."""
+        """Destroy the private key, or have the store promise to. Destroying what is gone already succeeds.
+
+        Raises:
+            DestructionPendingError: only with ``ordered_destruction``, while an older version of the key is there.
+        """
         ...
 
     def close(self) -> None:
@@ -150,4 +163,17 @@ class Importer(Protocol):
 
     def import_key(self, name: str, version: int, algorithm: Algorithm, key: PrivateKey) -> str:
         """Store this private key for this version and return its handle. Raises as :meth:`Backend.create`."""
+        ...
+
+
+@runtime_checkable
+class PolicyAuthor(Protocol):
+    """A backend whose store has access policies of its own."""
+
+    @classmethod
+    def policy(cls, config: Any) -> str:
+        """Return the least that keyd must be allowed to do, in the store's own policy language, ready to be installed.
+
+        ``config`` is an instance of :attr:`Backend.Config`, or None for one with defaults only. Contacts nobody.
+        """
         ...

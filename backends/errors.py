@@ -28,7 +28,7 @@ class MessageTooLargeError(BackendError):
 
 
 class BackendAccessError(BackendError):
-    """The store refused the daemon: permissions, PIN, token, policy."""
+    """The store refused the daemon: permissions, PIN, token, policy. An operator has to act; a retry alone does not help."""
 
 
 class BackendUnavailableError(BackendError):
@@ -37,6 +37,10 @@ class BackendUnavailableError(BackendError):
 
 class BackendThrottledError(BackendUnavailableError):
     """The store asked for fewer calls."""
+
+
+class DestructionPendingError(BackendError):
+    """The store destroys this key later: it destroys the versions of a key oldest first, and an older one is still there."""
 
 
 class BackendFullError(BackendError):

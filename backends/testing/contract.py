@@ -1,64 +1,37 @@
-"""The contract of :mod:`backends.api` as a test suite. Every backend, ours or not, subclasses it and adds what is its own.
-
-pytest.register_assert_rewrite("backends.testing")  # in conftest.py, for readable failures
-from backends.testing import BackendContract
-
-class TestMyBackend(BackendContract):
-    backend_class = MyBackend
-
-    def make_backend(self, tmp_path): ...
-    def reopen(self, backend): ...
-"""
+"""What every backend promises while its store works."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from backends import errors
-from backends.api import Algorithm, Backend, Importer, PrivateKey, PublicKey
+from backends.api import Algorithm, Backend, Importer, PublicKey
+from backends.testing.checks import (
+    ALGORITHMS,
+    MESSAGE,
+    UNFIT,
+    assert_rejected,
+    cheapest,
+    check,
+    closing,
+    declared,
+    each_algorithm,
+    listed,
+    make_key,
+    spki,
+)
+from backends.testing.faults import FaultContract
 
-ALGORITHMS = sorted(Algorithm, key=lambda algorithm: algorithm.value)
-MESSAGE = b'"@authority": contract.example\n"@signature-params": ("@authority");created=1'
 
-each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: str(algorithm.value))
-
-
-class BackendContract:
+class BackendContract(FaultContract):
     """What every backend promises.
 
     Subclasses are named ``Test...`` and set ``backend_class``. Algorithms that are not declared must be refused.
     """
-
-    #: The class under test, as it is registered in ``keyd.backends``.
-    backend_class: ClassVar[type]
-    #: False when keys die with the process.
-    persistent: ClassVar[bool] = True
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        """Return an open backend on a store without keys. ``tmp_path`` is empty, and this test's alone."""
-        raise NotImplementedError
-
-    def reopen(self, backend: Backend) -> Backend:
-        """Close this backend and return another on the same store, as a restart of the daemon would."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def backend(self, tmp_path: Path) -> Iterator[Backend]:
-        """Provide an open backend without keys."""
-        backend = self.make_backend(tmp_path)
-        yield backend
-        backend.close()
 
     def test_is_a_backend(self, backend: Backend) -> None:
         """It is of the registered class, has every method, and forbids unknown configuration."""
@@ -75,7 +48,7 @@ class BackendContract:
     @each_algorithm
     def test_signs_what_verifies(self, backend: Backend, algorithm: Algorithm) -> None:
         """Signatures are raw octets and verify; over other data, by another key, or with a flipped bit they do not."""
-        if refuses(backend, algorithm):
+        if self.refuses(backend, algorithm):
             return
         handle = backend.create("k", 1, algorithm)
         public, other = backend.public_key(handle), backend.public_key(backend.create("other", 1, algorithm))
@@ -92,7 +65,7 @@ class BackendContract:
     @each_algorithm
     def test_signs_empty_and_long_messages(self, backend: Backend, algorithm: Algorithm) -> None:
         """A message may be empty or 20 kB long; beyond a declared limit it is refused, up to it it is signed."""
-        if refuses(backend, algorithm):
+        if self.refuses(backend, algorithm):
             return
         handle = backend.create("k", 1, algorithm)
         public = backend.public_key(handle)
@@ -107,7 +80,7 @@ class BackendContract:
     @each_algorithm
     def test_material_of_another_algorithm_is_refused(self, backend: Backend, algorithm: Algorithm) -> None:
         """A handle signs only with an algorithm for its type and curve, and refusing does no harm to it."""
-        if refuses(backend, algorithm):
+        if self.refuses(backend, algorithm):
             return
         handle = backend.create("k", 1, algorithm)
         for wrong in ALGORITHMS:
@@ -122,7 +95,8 @@ class BackendContract:
         algorithm = cheapest(backend)
         gone = backend.create("k", 1, algorithm)
         backend.destroy(gone)
-        for handle in (gone, "", "no-such-handle", "../../etc/passwd", "\0", "k" * 5000):
+        self.assert_gone(backend, gone, algorithm)
+        for handle in ("", "no-such-handle", "../../etc/passwd", "\0", "k" * 5000):
             with pytest.raises(errors.KeyNotFoundError):
                 backend.public_key(handle)
             with pytest.raises(errors.KeyNotFoundError):
@@ -165,10 +139,55 @@ class BackendContract:
         backend.sign(handle, algorithm, MESSAGE)
         backend.destroy(handle)
         backend.destroy(handle)
-        with pytest.raises(errors.KeyNotFoundError):
-            backend.sign(handle, algorithm, MESSAGE)
+        self.assert_gone(backend, handle, algorithm)
         assert listed(backend) == {neighbour: ("k", 2)}
         check(backend.public_key(neighbour), algorithm, backend.sign(neighbour, algorithm, MESSAGE), MESSAGE)
+
+    def test_destroy_newest_first(self, backend: Backend) -> None:
+        """A newer version is destroyed before an older one; or refused without harm and destroyed after it, if so declared."""
+        algorithm = cheapest(backend)
+        older, newer = backend.create("k", 1, algorithm), backend.create("k", 2, algorithm)
+        if backend.capabilities.ordered_destruction:
+            with pytest.raises(errors.DestructionPendingError):
+                backend.destroy(newer)
+            assert listed(backend) == {older: ("k", 1), newer: ("k", 2)}
+            check(backend.public_key(newer), algorithm, backend.sign(newer, algorithm, MESSAGE), MESSAGE)
+            backend.destroy(older)
+        backend.destroy(newer)
+        self.assert_gone(backend, newer, algorithm)
+        if not backend.capabilities.ordered_destruction:
+            assert listed(backend) == {older: ("k", 1)}
+            check(backend.public_key(older), algorithm, backend.sign(older, algorithm, MESSAGE), MESSAGE)
+
+    def test_versions_may_have_gaps(self, backend: Backend) -> None:
+        """A version number can be burned: the next one is made all the same, and bears its own number."""
+        algorithm = cheapest(backend)
+        first = backend.create("k", 3, algorithm)
+        assert listed(backend) == {first: ("k", 3)}
+        second = backend.create("k", 6, algorithm)
+        assert listed(backend).items() >= {first: ("k", 3), second: ("k", 6)}.items()
+        assert spki(backend, first) != spki(backend, second)
+        backend.destroy(first)
+        check(backend.public_key(second), algorithm, backend.sign(second, algorithm, MESSAGE), MESSAGE)
+
+    @each_algorithm
+    def test_foreign_keys(self, backend: Backend, algorithm: Algorithm) -> None:
+        """A key that something else made is listed as such, signs when it is adopted, and is else left alone."""
+        if algorithm not in backend.capabilities.algorithms:
+            self.record("outcome", "refused")
+            return
+        foreign = self.make_foreign_key(backend, algorithm)
+        if foreign is None:
+            self.record("outcome", "none")
+            return
+        assert listed(backend) == {foreign: (None, None)}
+        before = spki(backend, foreign)
+        own = backend.create("k", 1, algorithm)
+        assert spki(backend, own) != before
+        check(backend.public_key(foreign), algorithm, backend.sign(foreign, algorithm, MESSAGE), MESSAGE)
+        backend.destroy(own)
+        assert listed(backend) == {foreign: (None, None)}
+        assert spki(backend, foreign) == before
 
     def test_restart(self, tmp_path: Path) -> None:
         """After a restart the same handles sign with the same keys, destroyed ones do not; or all are gone, if so declared."""
@@ -180,7 +199,8 @@ class BackendContract:
             opened[-1].destroy(gone)
             opened.append(self.reopen(opened.pop()))
             backend = opened[-1]
-            for handle in [gone] if self.persistent else [gone, *handles]:
+            self.assert_gone(backend, gone, cheapest(backend))
+            for handle in [] if self.persistent else handles:
                 with pytest.raises(errors.KeyNotFoundError):
                     backend.public_key(handle)
             assert listed(backend) == {handle: ("k", number) for number, handle in enumerate(handles, 1) if self.persistent}
@@ -246,8 +266,7 @@ class BackendContract:
                     check(victims[-1][1], algorithm, backend.sign(handle, algorithm, MESSAGE), MESSAGE)
                     assert handle in listed(backend)
                     backend.destroy(handle)
-                    with pytest.raises(errors.KeyNotFoundError):
-                        backend.sign(handle, algorithm, MESSAGE)
+                    self.assert_gone(backend, handle, algorithm)
             finally:
                 done.set()
             for signer in signers:
@@ -278,10 +297,12 @@ class BackendContract:
             backend = opened[-1]
             if not isinstance(backend, Importer):
                 assert not hasattr(backend, "import_key")
+                self.record("outcome", "none")
                 return
             if algorithm not in backend.capabilities.algorithms:
                 with pytest.raises(errors.UnsupportedAlgorithmError):
                     backend.import_key("k", 1, algorithm, make_key(algorithm))
+                self.record("outcome", "refused")
                 return
             key = make_key(algorithm)
             handle = backend.import_key("k", 1, algorithm, key)
@@ -296,102 +317,3 @@ class BackendContract:
             if self.persistent:
                 opened.append(self.reopen(opened.pop()))
                 check(key.public_key(), algorithm, opened[-1].sign(handle, algorithm, MESSAGE), MESSAGE)
-
-
-@contextmanager
-def closing(backend: Backend) -> Iterator[list[Backend]]:
-    """Give a list with one backend, whose place a reopened one may take, and close what is in it at the end."""
-    opened = [backend]
-    try:
-        yield opened
-    finally:
-        for left in opened:
-            left.close()
-
-
-def refuses(backend: Backend, algorithm: Algorithm) -> bool:
-    """Say whether an algorithm is undeclared, after checking that the backend really refuses it, leaving nothing."""
-    if algorithm in backend.capabilities.algorithms:
-        return False
-    with pytest.raises(errors.UnsupportedAlgorithmError):
-        backend.create("k", 1, algorithm)
-    assert listed(backend) == {}
-    return True
-
-
-def declared(backend: Backend) -> list[Algorithm]:
-    """Return the declared algorithms in a fixed order."""
-    return [algorithm for algorithm in ALGORITHMS if algorithm in backend.capabilities.algorithms]
-
-
-def cheapest(backend: Backend) -> Algorithm:
-    """Return a declared algorithm whose keys are quickly made: RSA comes last."""
-    return min(declared(backend), key=lambda algorithm: algorithm in (Algorithm.PS512, Algorithm.RS256))
-
-
-def listed(backend: Backend) -> dict[str, tuple[str | None, int | None]]:
-    """Return what a backend lists, by handle."""
-    stored = [*backend.list()]
-    assert len({key.handle for key in stored}) == len(stored), "a handle is listed twice"
-    return {key.handle: (key.name, key.version) for key in stored}
-
-
-def spki(backend: Backend, handle: str) -> bytes:
-    """Return the public key as DER SubjectPublicKeyInfo."""
-    return backend.public_key(handle).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def check(public_key: PublicKey, algorithm: Algorithm, signature: bytes, message: bytes) -> None:
-    """Verify raw octets. Written apart from :mod:`backends.encoding`, so that one mistake is not made on both sides."""
-    match algorithm, public_key:
-        case Algorithm.ED25519, ed25519.Ed25519PublicKey():
-            assert len(signature) == 64
-            public_key.verify(signature, message)
-        case Algorithm.ES256, ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
-            assert len(signature) == 64
-            public_key.verify(_der(signature), message, ec.ECDSA(hashes.SHA256()))
-        case Algorithm.ES384, ec.EllipticCurvePublicKey(curve=ec.SECP384R1()):
-            assert len(signature) == 96
-            public_key.verify(_der(signature), message, ec.ECDSA(hashes.SHA384()))
-        case Algorithm.PS512, rsa.RSAPublicKey():
-            assert len(signature) * 8 == public_key.key_size
-            public_key.verify(signature, message, padding.PSS(padding.MGF1(hashes.SHA512()), salt_length=64), hashes.SHA512())
-        case Algorithm.RS256, rsa.RSAPublicKey():
-            assert len(signature) * 8 == public_key.key_size
-            public_key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
-        case _:
-            pytest.fail(f"the public key is a {type(public_key).__name__}, which is not for {algorithm.value}")
-
-
-def assert_rejected(public_key: PublicKey, algorithm: Algorithm, signature: bytes, message: bytes) -> None:
-    """Assert that a signature does not verify."""
-    with pytest.raises(InvalidSignature):
-        check(public_key, algorithm, signature, message)
-
-
-def make_key(algorithm: Algorithm) -> PrivateKey:
-    """Make a private key outside of any backend."""
-    if algorithm is Algorithm.ED25519:
-        return ed25519.Ed25519PrivateKey.generate()
-    if algorithm in (Algorithm.PS512, Algorithm.RS256):
-        return rsa.generate_private_key(65537, 2048)
-    return ec.generate_private_key(ec.SECP256R1() if algorithm is Algorithm.ES256 else ec.SECP384R1())
-
-
-def _unfit_rsa() -> list[PrivateKey]:
-    return [rsa.generate_private_key(65537, 1024), rsa.generate_private_key(3, 2048), make_key(Algorithm.ES256)]  # noqa: S505
-
-
-#: Keys that an importer must refuse, by algorithm: other type, other curve, too small, bad exponent.
-UNFIT: dict[Algorithm, Callable[[], list[PrivateKey]]] = {
-    Algorithm.ED25519: lambda: [make_key(Algorithm.ES256), make_key(Algorithm.RS256)],
-    Algorithm.ES256: lambda: [make_key(Algorithm.ES384), ec.generate_private_key(ec.SECP256K1()), make_key(Algorithm.ED25519)],
-    Algorithm.ES384: lambda: [make_key(Algorithm.ES256), ec.generate_private_key(ec.SECP256K1()), make_key(Algorithm.ED25519)],
-    Algorithm.PS512: _unfit_rsa,
-    Algorithm.RS256: _unfit_rsa,
-}
-
-
-def _der(raw: bytes) -> bytes:
-    half = len(raw) // 2
-    return utils.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
