@@ -18,8 +18,9 @@ from keyd.config import Config, ConfigError
 from keyd.core.clock import Clock, SystemClock
 from keyd.core.errors import KeydError
 from keyd.core.keyring import Keyring
+from keyd.core.monitor import Monitor
 from keyd.core.profile import BUILT_IN
-from keyd.core.runner import BackendRunner
+from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
@@ -40,6 +41,7 @@ class Daemon:
 
     config: Config
     keyring: Keyring
+    monitor: Monitor
     signer: Signer
     publication: Publication
     defaults: Defaults
@@ -69,12 +71,14 @@ def run(config_path: Path | None) -> int:
     log.configure(config.log.level, config.log.format)
     for shortcoming in process.harden():
         _log.warning("not hardened", what=shortcoming)
+    code = 0
     try:
         asyncio.run(_run(config, config_path))
     except (BackendError, KeydError, plugins.PluginError, process.ProcessError, OSError, RuntimeError) as exc:
         _log.error("cannot start", error=str(exc))
-        return 8 if isinstance(exc, BackendConfigError | plugins.PluginError) else 1
-    return 0
+        code = 8 if isinstance(exc, BackendConfigError | plugins.PluginError) else 1
+    process.leave_behind_threads(THREAD_PREFIX, code)
+    return code
 
 
 async def _run(config: Config, config_path: Path | None) -> None:
@@ -111,20 +115,26 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
 
     signer = Signer(keyring, {})
     publication = Publication(config.jwks.max_age, config.jwks.alg)
-    daemon = Daemon(config, keyring, signer, publication, _defaults(config))
+
+    async def report() -> None:
+        await grpc_server.report({name: monitor.failure(name) is None for name in runners})
+
+    monitor = Monitor(keyring, report)
+    daemon = Daemon(config, keyring, monitor, signer, publication, _defaults(config))
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
     grpc_server = GrpcServer(
         {
             signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]: SigningService(keyring, signer, publication),
             key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]: KeyService(keyring, daemon.defaults),
-            backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]: BackendService(keyring, types),
+            backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]: BackendService(keyring, monitor, types),
         },
         max_message_bytes=server.max_message_bytes,
         max_concurrent_calls=server.max_concurrent_calls,
     )
+
     if config.http.enabled:
-        http_server = HttpServer(application(keyring, publication), config.http.host, config.http.port)
+        http_server = HttpServer(application(keyring, publication, monitor), config.http.host, config.http.port)
         await http_server.start()
         stack.push_async_callback(http_server.stop)
         daemon.http_port = http_server.port
@@ -133,6 +143,9 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     stack.callback(server.socket.unlink, missing_ok=True)
     await grpc_server.start()
     stack.push_async_callback(grpc_server.stop, server.drain_timeout)
+    await report()
+    watch = asyncio.create_task(monitor.run())
+    stack.callback(watch.cancel)
     _log.info(
         "serving",
         socket=str(server.socket),
@@ -147,7 +160,8 @@ def _open_backends(config: Config, stack: AsyncExitStack) -> dict[str, BackendRu
     for name, section in config.backends.items():
         directory = config.server.state_dir / "backends" / name
         context = BackendContext(name, directory, first_run=config.first_run_allowed)
-        runner = BackendRunner(name, plugins.load(section.type).open(section.options, context))
+        backend = plugins.load(section.type).open(section.options, context)
+        runner = BackendRunner(name, backend, section.limits.to_limits())
         stack.callback(runner.close)
         runners[name] = runner
     return runners

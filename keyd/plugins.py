@@ -14,6 +14,8 @@ GROUP = "keyd.backends"
 
 #: Top-level modules of the optional libraries, and the extra of the distribution keyd that installs each.
 _EXTRAS = {"pkcs11": "pkcs11", "boto3": "aws", "botocore": "aws", "hvac": "vault"}
+#: Fields of a backend's section that are keyd's own.
+RESERVED = ("type", "timeout", "admin_timeout", "threads", "max_waiting")
 _METHODS = ("open", "create", "list", "public_key", "sign", "destroy", "close")
 
 
@@ -91,4 +93,7 @@ def _not_a_backend(backend: object) -> str | None:
         return "its Config is not a pydantic model"
     if config.model_config.get("extra") != "forbid":
         return "its Config does not forbid unknown fields, so that a misspelt one would be ignored"
+    taken = sorted(set(config.model_fields) & set(RESERVED))
+    if taken:
+        return f"its Config has the field {taken[0]}, which is keyd's own"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from keyd import __version__
-from keyd.cli import completion, config, jwks, key, key_import, request, serve, sign
+from keyd.cli import backend, completion, config, jwks, key, key_adopt, key_import, request, serve, sign
 from keyd.cli.options import DURATION, Connection
 from keyd.cli.root import Root
 
@@ -41,7 +41,9 @@ def cli(ctx: click.Context, address: str | None, timeout: float | None) -> None:
 cli.add_command(serve.serve)
 cli.add_command(serve.demo)
 key.key.add_command(key_import.import_)
+key.key.add_command(key_adopt.adopt)
 cli.add_command(key.key)
+cli.add_command(backend.backend)
 cli.add_command(sign.sign)
 cli.add_command(sign.jwt)
 cli.add_command(jwks.jwks)

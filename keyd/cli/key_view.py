@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from keyd.cli.errors import printable
-from keyd.cli.output import console
+from keyd.cli.output import console, print_rows
 from keyd.cli.times import absolute, both, relative, span
 
 if TYPE_CHECKING:
@@ -54,9 +54,14 @@ def seconds(at: Timestamp | Duration) -> float:
 
 def algorithm(key: types_pb2.Key) -> str:
     """Return the JOSE name of the algorithm of a key."""
+    return algorithm_name(key.algorithm)
+
+
+def algorithm_name(value: types_pb2.Algorithm.ValueType) -> str:
+    """Return the JOSE name of an algorithm."""
     from keyd.v1 import types_pb2
 
-    name = _name(types_pb2.Algorithm, "ALGORITHM_", key.algorithm).upper()
+    name = _name(types_pb2.Algorithm, "ALGORITHM_", value).upper()
     return "Ed25519" if name == "ED25519" else name
 
 
@@ -86,32 +91,28 @@ def next_change(version: types_pb2.KeyVersion, now: float) -> float | None:
 
 def print_table(keys: Iterable[types_pb2.Key], now: float) -> None:
     """Print one line per key."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    out = console()
-    table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("NAME", "ALGORITHM", "BACKEND", "PURPOSES", "STATE", "VERSION", "KID", "CREATED", "NEXT CHANGE"):
-        table.add_column(column, overflow="fold", no_wrap=not out.is_terminal, min_width=len(column))
+    rows = []
     for key in keys:
         current = active(key)
         word = "disabled" if key.HasField("disable_time") else "active" if current else "no active version"
         changes = [at for version in key.versions if (at := next_change(version, now)) is not None]
         created = seconds(key.create_time)
-        cells = [
-            Text(printable(key.name), "bold"),
-            Text(algorithm(key)),
-            Text(printable(key.backend)),
-            Text(purposes(key)),
-            Text(word, _STATE_STYLES.get(word, "red")),
-            Text(str(current.version) if current else "-"),
-            Text(printable(current.kid) if current else "-"),
-            Text(f"{relative(created, now)} ({absolute(created)})", "dim"),
-            Text(both(min(changes), now) if changes else "-"),
-        ]
-        table.add_row(*cells)
-    out.print(table)
+        rows.append(
+            [
+                Text(printable(key.name), "bold"),
+                Text(algorithm(key)),
+                Text(printable(key.backend)),
+                Text(purposes(key)),
+                Text(word, _STATE_STYLES.get(word, "red")),
+                Text(str(current.version) if current else "-"),
+                Text(printable(current.kid) if current else "-"),
+                Text(f"{relative(created, now)} ({absolute(created)})", "dim"),
+                Text(both(min(changes), now) if changes else "-"),
+            ]
+        )
+    print_rows(("NAME", "ALGORITHM", "BACKEND", "PURPOSES", "STATE", "VERSION", "KID", "CREATED", "NEXT CHANGE"), rows)
 
 
 def print_key(key: types_pb2.Key, now: float) -> None:

@@ -16,6 +16,7 @@ from keyd.cli.errors import printable
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import Console
+    from rich.text import Text
 
 _UNLIMITED = 10_000  # columns; a pipe has no edge at which to fold or cut
 
@@ -74,6 +75,20 @@ def console() -> Console:
         force_terminal=terminal,
         width=None if terminal else _UNLIMITED,
     )
+
+
+def print_rows(columns: Iterable[str], rows: Iterable[Iterable[Text]]) -> None:
+    """Print a table; into a pipe, one line a row."""
+    from rich import box
+    from rich.table import Table
+
+    out = console()
+    table = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=not out.is_terminal, min_width=len(column))
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
 
 
 def write_bytes(data: bytes) -> None:

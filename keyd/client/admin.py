@@ -9,8 +9,8 @@ import grpc
 
 from keyd.client.calls import duration
 from keyd.client.channel import SyncChannel
+from keyd.v1 import backend_service_pb2, backend_service_pb2_grpc, key_service_pb2_grpc, types_pb2
 from keyd.v1 import key_service_pb2 as pb
-from keyd.v1 import key_service_pb2_grpc, types_pb2
 
 
 class KeySpecFields(TypedDict, total=False):
@@ -64,6 +64,7 @@ class AdminClient(SyncChannel):
     ) -> None:
         super().__init__(address, timeout=timeout, retries=retries, credentials=credentials)
         self._stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
+        self._backends = backend_service_pb2_grpc.BackendServiceStub(self._channel)
 
     def create_key(self, name: str, **fields: Unpack[KeySpecFields]) -> pb.CreateKeyResponse:
         """Make a key and its first version, published and active at once."""
@@ -98,6 +99,29 @@ class AdminClient(SyncChannel):
         if private_jwk is not None:
             request.private_jwk = private_jwk
         return self._call(self._stub.ImportKey, request, retries=0)
+
+    def adopt_key(
+        self, name: str, handle: str, *, kid: str | None = None, **fields: Unpack[KeySpecFields]
+    ) -> pb.AdoptKeyResponse:
+        """Make a key from a key pair that its backend holds already.
+
+        Args:
+            name: of the new key.
+            handle: the backend's reference to the key pair, as :meth:`list_stored_keys` shows it.
+            kid: under which verifiers know it already.
+            fields: RSA key pairs need ``algorithm``.
+        """
+        request = pb.AdoptKeyRequest(spec=_spec(name, fields), handle=handle, kid=kid or "")
+        return self._call(self._stub.AdoptKey, request, retries=0)
+
+    def list_backends(self) -> list[backend_service_pb2.Backend]:
+        """Return the configured backends by name, and what is wrong with each."""
+        return list(self._call(self._backends.ListBackends, backend_service_pb2.ListBackendsRequest()).backends)
+
+    def list_stored_keys(self, backend: str) -> list[backend_service_pb2.StoredKey]:
+        """Return the key pairs that a backend holds, whether or not they are on record."""
+        request = backend_service_pb2.ListStoredKeysRequest(backend=backend)
+        return list(self._call(self._backends.ListStoredKeys, request).keys)
 
     def list_keys(self) -> Iterator[types_pb2.Key]:
         """Return all keys with all their versions, by name; fetches page after page."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from keyd import plugins
 from keyd.config import places
 from keyd.config.durations import text
-from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Section, Server
+from keyd.config.model import BackendConfig, BackendLimits, Config, Defaults, Http, Jwks, Log, ProfileSection, Section, Server
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
 from keyd.core.profile import BUILT_IN, Profile
 
@@ -223,8 +223,11 @@ class _Loader:
             self._problem((*where, "type"), str(error))
             return None
         known = len(self._problems)
-        options = self._section(model, where, section)
-        return BackendConfig(name, type_name, options) if options is not None and len(self._problems) == known else None
+        own = {field: section.pop(field) for field in BackendLimits.model_fields if field in section}
+        limits, options = self._section(BackendLimits, where, own), self._section(model, where, section)
+        if limits is None or options is None or len(self._problems) > known:
+            return None
+        return BackendConfig(name, type_name, options, limits)
 
     def _profiles(self, data: dict[str, Any]) -> dict[str, Profile | None]:
         """Return built-in and configured profiles by name; None for those with problems."""

@@ -18,6 +18,7 @@ from keyd.config.durations import Duration, OptionalDuration
 from keyd.core.jwks import AlgStyle
 from keyd.core.model import KidFormat
 from keyd.core.profile import Profile
+from keyd.core.runner import Limits
 from keyd.log import Format, Level
 from keyd.process import socket_path_problem
 
@@ -171,13 +172,27 @@ def _profile_section() -> type[Section]:
 ProfileSection = _profile_section()
 
 
+class BackendLimits(Section):
+    """The fields of ``[backends.NAME]`` that bound the calls of any backend. Durations in seconds."""
+
+    timeout: Annotated[Duration, Field(ge=0.05, le=300)] = Limits.timeout
+    admin_timeout: Annotated[Duration, Field(ge=0.05, le=3600)] = Limits.admin_timeout
+    threads: Annotated[int, Field(ge=1, le=256)] = Limits.threads
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = Limits.max_waiting
+
+    def to_limits(self) -> Limits:
+        """Return them as the core has them."""
+        return Limits(**dict(self))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackendConfig:
-    """One ``[backends.NAME]``: an instance of the ``Config`` of its backend type."""
+    """One ``[backends.NAME]``: an instance of the ``Config`` of its backend type, and what bounds its calls."""
 
     name: str
     type: str
     options: BaseModel
+    limits: BackendLimits
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

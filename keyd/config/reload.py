@@ -21,7 +21,7 @@ def _backend_changes(where: tuple[str, ...], old: BackendConfig | None, new: Bac
         return [Problem(dotted(where), f"cannot be {'added' if old is None else 'removed'} without a restart")]
     if (old.type, type(old.options)) != (new.type, type(new.options)):
         return [Problem(dotted((*where, "type")), "cannot change without a restart")]
-    return _changes(where, dict(old.options), dict(new.options))
+    return _changes(where, {**dict(old.limits), **dict(old.options)}, {**dict(new.limits), **dict(new.options)})
 
 
 def _changes(where: tuple[str, ...], old: Mapping[str, object], new: Mapping[str, object]) -> list[Problem]:

@@ -26,14 +26,18 @@ def render(config: Config) -> str:
             tables.append(_table(("profiles", name), [(k, v if v is not None or k == "tag" else "none") for k, v in fields]))
     for name, backend in sorted(config.backends.items()):
         options = backend.options.model_dump(mode="json", by_alias=True, exclude_none=True)
-        # The seconds of a backend's floats are its own affair.
-        tables.append(_table(("backends", name), [("type", backend.type), *options.items()], durations=False))
+        lines = _table(("backends", name), [("type", backend.type), *dict(backend.limits).items()])
+        # The seconds of a backend's own floats are its own affair.
+        tables.append(lines + _fields(options.items(), durations=False))
     return "\n".join(tables)
 
 
-def _table(where: tuple[str, ...], fields: Iterable[tuple[str, object]], *, durations: bool = True) -> str:
-    lines = [f"{_key(key)} = {_value(value, durations=durations)}" for key, value in fields if value is not None]
-    return "\n".join([f"[{'.'.join(map(_key, where))}]", *lines]) + "\n"
+def _table(where: tuple[str, ...], fields: Iterable[tuple[str, object]]) -> str:
+    return f"[{'.'.join(map(_key, where))}]\n" + _fields(fields)
+
+
+def _fields(fields: Iterable[tuple[str, object]], *, durations: bool = True) -> str:
+    return "".join(f"{_key(key)} = {_value(value, durations=durations)}\n" for key, value in fields if value is not None)
 
 
 def _key(key: str) -> str:

@@ -103,6 +103,12 @@ class KeyStateError(KeydError):
     reason = "KEY_STATE"
 
 
+class DestructionPendingError(KeydError):
+    """The backend destroys the versions of a key oldest first, and an older one is still there."""
+
+    reason = "DESTRUCTION_PENDING"
+
+
 class BackendFailedError(KeydError):
     """The backend answered with something that is not right; nothing of it was passed on."""
 
@@ -110,7 +116,7 @@ class BackendFailedError(KeydError):
 
 
 class BackendUnavailableError(KeydError):
-    """The backend cannot be reached or took too long. Worth a retry."""
+    """The backend cannot be reached, took too long, or refuses the daemon. Worth a retry."""
 
     reason = "BACKEND_UNAVAILABLE"
 

@@ -1,6 +1,7 @@
 """The keys of this daemon and every change to them.
 
-Changes come one at a time. Each is written to the store first and then becomes visible at once, by swapping the snapshot.
+Changes to the keys of one backend come one at a time, so that a slow one holds up only its own. Each is written to the store
+first and then becomes visible at once, by swapping the snapshot.
 Making a version is the only act of several steps: note the intent, create in the backend, read the public key back, sign and
 verify a probe, record the version. :mod:`keyd.core.repair` mends what a crash leaves between any two of them.
 """
@@ -8,6 +9,7 @@ verify a probe, record the version. :mod:`keyd.core.repair` mends what a crash l
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,16 +19,24 @@ import structlog
 from backends.api import Importer, PrivateKey
 from keyd.core import jwk, repair
 from keyd.core.clock import Clock
-from keyd.core.errors import AlreadyExistsError, InvalidArgumentError, KeydError, KeyStateError
+from keyd.core.errors import (
+    AlreadyExistsError,
+    BackendUnavailableError,
+    DestructionPendingError,
+    InvalidArgumentError,
+    KeydError,
+    KeyStateError,
+)
 from keyd.core.model import Key, KeyVersion, KidFormat, check_new_key
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import KeyView, Snapshot, VersionView
-from keyd.core.store import SqlStore
+from keyd.core.store import Intent, SqlStore
 from keyd.core.timeline import KeyState, Timeline, first, successor
 
 R = TypeVar("R")
+#: Where a version comes from: a function that has the backend make it, or the handle of what the backend holds already.
+_Source = Callable[[int], str] | str
 _log = structlog.get_logger("keyd.keyring")
-_PROBE = b'"keyd": a probe, to see that this key signs'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +58,25 @@ class Keyring:
         self.profiles: frozenset[str] = frozenset()
         self._store = store
         self._runners = runners
-        self._lock = asyncio.Lock()
+        self._locks = {name: asyncio.Lock() for name in runners}
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Load every key, then mend what an earlier process left half done."""
+        """Load every key, and mend what an earlier process left half done inside of this one. Waits for no backend outside."""
         records = await asyncio.to_thread(self._store.load)
-        mended = await repair.mend(records, self._store, self._runners)
-        self._swap(Snapshot.of(mended.keys, mended.versions))
+        self._swap(Snapshot.of(records.keys, records.versions))
+        for name, runner in self._runners.items():
+            if runner.backend.capabilities.in_process:
+                await self.mend(name)
+
+    async def mend(self, backend: str) -> None:
+        """Mend what was left half done in this backend, as far as it answers."""
+        await self._exclusively(backend, self._mend(backend))
+
+    async def _mend(self, backend: str) -> None:
+        records = await asyncio.to_thread(self._store.load)
+        for record in await repair.mend(records, self._store, {backend: self._runners[backend]}):
+            self._show(self.snapshot.get(record.key), [record])
 
     def runner(self, key: Key) -> BackendRunner:
         """Return the way to the backend of a key. Raises InvalidArgumentError when it is not configured."""
@@ -91,7 +112,7 @@ class Keyring:
             InvalidArgumentError: the key cannot be as asked for.
             KeydError: the backend or the store failed; nothing is left of the attempt.
         """
-        return await self._exclusively(self._create(key, self._creation(KeyView(key, ()))))
+        return await self._exclusively(self.runner(key).name, self._create(key, self._creation(KeyView(key, ()))))
 
     async def import_key(self, key: Key, material: PrivateKey, kid: str | None) -> Change:
         """Make a key whose first version is ``material``. ``kid`` overrides how its kid is made. Raises as :meth:`create`."""
@@ -102,13 +123,13 @@ class Keyring:
         def make(version: int) -> str:
             return backend.import_key(key.name, version, key.algorithm, material)
 
-        return await self._exclusively(self._create(key, make, kid))
+        return await self._exclusively(self.runner(key).name, self._create(key, make, kid))
 
     async def adopt(self, key: Key, handle: str, kid: str | None) -> Change:
         """Make a key whose first version is the key pair that its backend holds under ``handle``. Raises as :meth:`create`."""
-        return await self._exclusively(self._create(key, lambda _: handle, kid))
+        return await self._exclusively(self.runner(key).name, self._create(key, handle, kid))
 
-    async def _create(self, key: Key, make: Callable[[int], str], kid: str | None = None) -> Change:
+    async def _create(self, key: Key, source: _Source, kid: str | None = None) -> Change:
         check_new_key(key, served_max_age=self.served_max_age, profiles=self.profiles)
         if key.name in self.snapshot.keys:
             raise AlreadyExistsError(f"key {key.name!r} exists already; `keyd key rotate {key.name}` makes its next version")
@@ -118,7 +139,7 @@ class Keyring:
         if key.algorithm not in runner.backend.capabilities.algorithms:
             raise InvalidArgumentError(f"backend {key.backend!r} does not do {key.algorithm.value}")
         view = KeyView(key, ())
-        record = await self._add_version(view, make, lambda now: (first(now), ()), kid=kid)
+        record = await self._add_version(view, source, lambda now: (first(now), ()), kid=kid)
         warnings = (
             "the first version is active at once; a verifier that cached the JWK Set before now fails until it fetches again",
         )
@@ -131,7 +152,7 @@ class Keyring:
             NotFoundError: there is no such key.
             KeyStateError: the key is disabled, or its next version is waiting already.
         """
-        return await self._exclusively(self._rotate(name, at_once))
+        return await self._exclusively(self._backend_of(name), self._rotate(name, at_once))
 
     async def _rotate(self, name: str, at_once: bool) -> Change:
         view, now = self.snapshot.get(name), self.clock.now()
@@ -158,7 +179,7 @@ class Keyring:
 
     async def set_enabled(self, name: str, enabled: bool) -> KeyView:
         """Let a key sign, or stop it. What is published stays so. Raises NotFoundError."""
-        return await self._exclusively(self._set_enabled(name, enabled))
+        return await self._exclusively(self._backend_of(name), self._set_enabled(name, enabled))
 
     async def _set_enabled(self, name: str, enabled: bool) -> KeyView:
         view = self.snapshot.get(name)
@@ -176,7 +197,7 @@ class Keyring:
             KeyStateError: the version is compromised or destroyed already.
             InvalidArgumentError: no reason is given.
         """
-        return await self._exclusively(self._compromise(name, number, reason))
+        return await self._exclusively(self._backend_of(name), self._compromise(name, number, reason))
 
     async def _compromise(self, name: str, number: int, reason: str) -> Change:
         if not reason.strip():
@@ -212,7 +233,7 @@ class Keyring:
             NotFoundError: there is no such key or version.
             KeyStateError: the version is still needed, or gone already.
         """
-        return await self._exclusively(self._destroy(name, number, force))
+        return await self._exclusively(self._backend_of(name), self._destroy(name, number, force))
 
     async def _destroy(self, name: str, number: int, force: bool) -> Change:
         view, now = self.snapshot.get(name), self.clock.now()
@@ -231,32 +252,51 @@ class Keyring:
             await self._update_versions(view, [record])
         warnings: tuple[str, ...] = ()
         try:
-            record = await repair.finish_destruction(record, self._store, self.runner(view.key))
+            gone = await self._destroy_in_backend(name, record)
+        except DestructionPendingError as exc:
+            gone, warnings = (
+                [],
+                (f"{label} never signs again; its private key is destroyed after the versions before it ({exc})",),
+            )
         except KeydError as exc:
-            warnings = (f"{label} never signs again, but the backend did not confirm ({exc}); keyd tries again when it starts",)
-        self._show(self.snapshot.get(name), [record])
-        return Change(self.snapshot.get(name), record, warnings)
+            self.runner(view.key).mend_wanted = True
+            gone, warnings = [], (f"{label} never signs again, but the backend did not confirm ({exc}); keyd tries again",)
+        self._show(self.snapshot.get(name), gone)
+        return Change(self.snapshot.get(name), self.snapshot.get(name).version(number).record, warnings)
+
+    async def _destroy_in_backend(self, name: str, record: KeyVersion) -> Sequence[KeyVersion]:
+        """Return the versions whose private keys are gone now: this one, and those that had to wait for it. Raises KeydError."""
+        view = self.snapshot.get(name)
+        runner = self.runner(view.key)
+        if not runner.backend.capabilities.ordered_destruction:
+            return [await repair.finish_destruction(record, self._store, runner)]
+        stored = await repair.stored_keys(runner)
+        gone = await repair.destroy_in_order(name, [v.record for v in view.versions], stored, self._store, runner)
+        if record.version not in {v.version for v in gone}:
+            gone = [*gone, await repair.finish_destruction(record, self._store, runner)]
+        return gone
 
     async def _add_version(
         self,
         view: KeyView,
-        make: Callable[[int], str],
+        source: _Source,
         timelines: Callable[[float], tuple[Timeline, Sequence[KeyVersion]]],
         *,
         kid: str | None = None,
     ) -> KeyVersion:
-        """Have ``make`` put the next version of ``view`` into the backend, and record it with the ``timelines`` of that moment."""
+        """Get the next version of ``view`` from its ``source``, and record it with the ``timelines`` of that moment."""
         key, runner = view.key, self.runner(view.key)
-        intent = await asyncio.to_thread(self._store.begin_version, key.name, key.backend)
+        # What is adopted was there before and outlives a failure: its intent names no backend in which to look for an orphan.
+        backend = "" if isinstance(source, str) else key.backend
+        intent = await asyncio.to_thread(self._store.begin_version, key.name, backend)
+        handle = source if isinstance(source, str) else await self._made(runner, source, intent)
         try:
-            handle = await runner.call(make, intent.version)
             public_key = await runner.call(runner.backend.public_key, handle)
             public_jwk, thumbprint = jwk.from_public_key(public_key)
             default_kid = thumbprint if key.kid_format is KidFormat.THUMBPRINT else f"{key.name}-{intent.version}"
             timeline, changed = timelines(self.clock.now())
             record = KeyVersion(key.name, intent.version, kid or default_kid, thumbprint, public_jwk, handle, timeline)
-            probe = await runner.sign(VersionView(record), key.algorithm, _PROBE)
-            runner.check(VersionView(record), key.algorithm, _PROBE, probe)
+            await runner.prove(VersionView(record), key.algorithm)
             await asyncio.to_thread(
                 self._store.finish_version, intent, record, key=None if view.versions else key, changed=changed
             )
@@ -266,6 +306,35 @@ class Keyring:
         self._show(view, [*changed, record])
         _log.info("version made", key=key.name, version=record.version, kid=record.kid, backend=key.backend)
         return record
+
+    async def _made(self, runner: BackendRunner, make: Callable[[int], str], intent: Intent) -> str:
+        """Have the backend make a key pair and return its handle. Nothing is left of it on failure, sooner or later."""
+        given_up = threading.Event()
+
+        def make_or_undo() -> str:
+            handle = make(intent.version)
+            if given_up.is_set():  # too late: nobody waits for it any more
+                runner.backend.destroy(handle)
+            return handle
+
+        try:
+            return await runner.call(make_or_undo)
+        except AlreadyExistsError as exc:
+            # Not made by this attempt, so not an orphan: perhaps of a keyd whose database was lost.
+            await asyncio.to_thread(self._store.abandon_version, intent)
+            raise AlreadyExistsError(
+                f"{exc}; nothing was changed; `keyd key adopt` takes over what is there, another name leaves it alone"
+            ) from exc
+        except BackendUnavailableError:
+            given_up.set()
+            runner.mend_wanted = True  # it may have been made all the same; looking now would only wait again
+            if runner.backend.capabilities.in_process:
+                await repair.remove_orphan(intent, self._store, runner)
+            raise
+        except BaseException:
+            given_up.set()
+            await repair.remove_orphan(intent, self._store, runner)
+            raise
 
     def _creation(self, view: KeyView) -> Callable[[int], str]:
         backend, key = self.runner(view.key).backend, view.key
@@ -284,11 +353,14 @@ class Keyring:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _exclusively(self, work: Coroutine[Any, Any, R]) -> R:
-        """Run ``work`` alone and to its end, even if the caller goes away: half a change helps nobody."""
+    def _backend_of(self, name: str) -> str:
+        return self.runner(self.snapshot.get(name).key).name
+
+    async def _exclusively(self, backend: str, work: Coroutine[Any, Any, R]) -> R:
+        """Run ``work`` alone on a backend and to its end, even if the caller goes away: half a change helps nobody."""
 
         async def alone() -> R:
-            async with self._lock:
+            async with self._locks[backend]:
                 return await work
 
         task: Awaitable[R] = asyncio.ensure_future(alone())

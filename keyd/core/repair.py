@@ -1,19 +1,20 @@
-"""Mends what a crash left between two steps, at the next start.
+"""Mends what a crash or a lost answer left between two steps, as soon as the backend answers.
 
 A version that was being made was never announced, so its orphan in the backend is removed. A version that was being destroyed
-is destroyed again. Both acts can be repeated, and wait for the next start when a backend is out of reach.
+is destroyed again. Both acts can be repeated, and wait when a backend is out of reach.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isinf
 
 import structlog
 
-from keyd.core.errors import BackendUnavailableError, KeydError
+from backends.api import StoredKey
+from keyd.core.errors import BackendUnavailableError, DestructionPendingError, KeydError
 from keyd.core.model import KeyVersion
 from keyd.core.runner import BackendRunner
 from keyd.core.store import Intent, Records, SqlStore
@@ -21,35 +22,60 @@ from keyd.core.store import Intent, Records, SqlStore
 _log = structlog.get_logger("keyd.repair")
 
 
-async def mend(records: Records, store: SqlStore, runners: Mapping[str, BackendRunner]) -> Records:
-    """Mend everything that can be mended now and return the records as they are then."""
-    for intent in records.intents:
-        await remove_orphan(intent, store, runners.get(intent.backend))
+async def mend(records: Records, store: SqlStore, runners: Mapping[str, BackendRunner]) -> list[KeyVersion]:
+    """Mend all that these backends can mend now, and return the versions that changed."""
     backends = {key.name: key.backend for key in records.keys}
-    versions = []
-    for record in records.versions:
-        if record.handle is not None and not isinf(record.timeline.destroyed_at):
-            versions.append(await _destroy_again(record, store, runners.get(backends[record.key])))
-        else:
-            versions.append(record)
+    changed: list[KeyVersion] = []
+    unsettled = set()
+    for intent in records.intents:
+        if (not intent.backend or intent.backend in runners) and not await remove_orphan(
+            intent, store, runners.get(intent.backend)
+        ):
+            unsettled.add(intent.backend)
     for name, runner in runners.items():
-        await _report_missing(runner, {v.handle: v for v in versions if v.handle and backends[v.key] == name})
-    return replace(records, versions=tuple(versions))
+        held = [v for v in records.versions if v.handle is not None and backends[v.key] == name]
+        try:
+            stored = await stored_keys(runner)
+            if runner.backend.capabilities.ordered_destruction:
+                for key in {v.key for v in held if _condemned(v)}:
+                    changed += await destroy_in_order(key, held, stored, store, runner)
+            else:
+                changed += [await finish_destruction(v, store, runner) for v in held if _condemned(v)]
+        except KeydError as exc:
+            _log.error("not mended, the next attempt goes on", backend=name, error=str(exc))
+            continue
+        runner.mend_wanted = name in unsettled
+        _report_missing(runner, (v for v in held if not _condemned(v)), {key.handle for key in stored})
+    return changed
 
 
-async def remove_orphan(intent: Intent, store: SqlStore, runner: BackendRunner | None) -> None:
-    """Remove whatever the backend holds for a version that was never recorded. Logs, and does not raise, when it cannot."""
+async def stored_keys(runner: BackendRunner) -> list[StoredKey]:
+    """Return what a backend holds. Raises KeydError."""
+    return await runner.call(lambda: list(runner.backend.list()))
+
+
+async def remove_orphan(intent: Intent, store: SqlStore, runner: BackendRunner | None) -> bool:
+    """Remove whatever the backend holds for a version that was never recorded.
+
+    Returns whether nothing is left to do. Logs, and does not raise, when it cannot.
+    """
     log = _log.bind(key=intent.key, version=intent.version, backend=intent.backend)
     try:
-        if runner is None:
-            raise BackendUnavailableError(f"backend {intent.backend!r} is not configured")
-        for stored in await runner.call(lambda: list(runner.backend.list())):
-            if (stored.name, stored.version) == (intent.key, intent.version):
-                await runner.call(runner.backend.destroy, stored.handle)
-                log.warning("orphan removed")
+        if intent.backend:
+            if runner is None:
+                raise BackendUnavailableError(f"backend {intent.backend!r} is not configured")
+            for stored in await stored_keys(runner):
+                if (stored.name, stored.version) == (intent.key, intent.version):
+                    await runner.call(runner.backend.destroy, stored.handle)
+                    log.warning("orphan removed")
+        await asyncio.to_thread(store.abandon_version, intent)
+    except DestructionPendingError:
+        log.warning("orphan left in the store, which destroys in order; it goes with the versions before it")
         await asyncio.to_thread(store.abandon_version, intent)
     except KeydError as exc:
-        log.error("orphan not removed, the next start tries again", error=str(exc))  # noqa: TRY400 - foreseen; a traceback tells nothing
+        log.error("orphan not removed, the next attempt goes on", error=str(exc))  # noqa: TRY400 - foreseen; a traceback tells nothing
+        return False
+    return True
 
 
 async def finish_destruction(record: KeyVersion, store: SqlStore, runner: BackendRunner) -> KeyVersion:
@@ -61,25 +87,40 @@ async def finish_destruction(record: KeyVersion, store: SqlStore, runner: Backen
     return done
 
 
-async def _destroy_again(record: KeyVersion, store: SqlStore, runner: BackendRunner | None) -> KeyVersion:
-    try:
-        if runner is None:
-            raise BackendUnavailableError("its backend is not configured")
-        return await finish_destruction(record, store, runner)
-    except KeydError as exc:
-        _log.error("destruction not finished, the next start tries again", kid=record.kid, error=str(exc))
-        return record
+async def destroy_in_order(
+    key: str, versions: Iterable[KeyVersion], stored: Iterable[StoredKey], store: SqlStore, runner: BackendRunner
+) -> Sequence[KeyVersion]:
+    """Destroy the oldest versions of a key that are on record as destroyed, or not on record at all, up to the first that is needed.
+
+    Returns the records of those that are gone now. Raises KeydError.
+    """
+    on_record = {v.handle: v for v in versions if v.key == key and v.handle is not None}
+    named = {s.handle: s for s in stored if s.name == key}
+    gone = []
+    for handle in sorted(named, key=lambda handle: named[handle].version or 0):
+        record = on_record.get(handle)
+        if record is None:
+            await runner.call(runner.backend.destroy, handle)
+        elif _condemned(record):
+            gone.append(await finish_destruction(record, store, runner))
+        else:
+            break
+    gone += [await finish_destruction(v, store, runner) for h, v in on_record.items() if _condemned(v) and h not in named]
+    return gone
 
 
-async def _report_missing(runner: BackendRunner, recorded: Mapping[str | None, KeyVersion]) -> None:
+def _condemned(record: KeyVersion) -> bool:
+    return not isinf(record.timeline.destroyed_at)
+
+
+def _report_missing(runner: BackendRunner, recorded: Iterable[KeyVersion], held: set[str]) -> None:
     """Say which recorded private keys the backend does not hold. They stay on record: an empty store may be a store away."""
-    try:
-        held = {stored.handle for stored in await runner.call(lambda: list(runner.backend.list()))}
-    except KeydError as exc:
-        _log.error("backend cannot list its keys", backend=runner.name, error=str(exc))
-        return
-    for handle, record in recorded.items():
-        if handle not in held:
+    for record in recorded:
+        if record.handle not in held:
             _log.error(
-                "the backend does not hold this private key", backend=runner.name, key=record.key, kid=record.kid, handle=handle
+                "the backend does not hold this private key",
+                backend=runner.name,
+                key=record.key,
+                kid=record.kid,
+                handle=record.handle,
             )

@@ -7,127 +7,219 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import structlog
 from cryptography.exceptions import InvalidSignature
 
+from backends import deadline
 from backends import errors as backend_errors
 from backends.api import Algorithm, Backend
 from backends.encoding import verify_raw
 from keyd.core import errors
+from keyd.core.breaker import Breaker
 from keyd.core.snapshot import VersionView
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _log = structlog.get_logger("keyd.backend")
+#: Names of the threads that run backends begin so.
+THREAD_PREFIX = "keyd-backend-"
+_PROBE = b'"keyd": a probe, to see that this key signs'
 
 _TRANSLATION: tuple[tuple[type[backend_errors.BackendError], type[errors.KeydError]], ...] = (
     (backend_errors.BackendThrottledError, errors.OverloadedError),
     (backend_errors.BackendUnavailableError, errors.BackendUnavailableError),
+    (backend_errors.BackendAccessError, errors.BackendUnavailableError),
     (backend_errors.BackendFullError, errors.StorageFullError),
     (backend_errors.MessageTooLargeError, errors.SizeError),
     (backend_errors.UnsupportedAlgorithmError, errors.InvalidArgumentError),
     (backend_errors.InvalidKeyMaterialError, errors.InvalidArgumentError),
     (backend_errors.KeyNotFoundError, errors.NotFoundError),
     (backend_errors.KeyExistsError, errors.AlreadyExistsError),
+    (backend_errors.DestructionPendingError, errors.DestructionPendingError),
     (backend_errors.BackendError, errors.BackendFailedError),
 )
+#: A call that was given this many seconds and failed tells something of the backend; a shorter one only of its caller.
+_EVIDENCE = 1.0
+#: What only an operator can mend, and so belongs in the log each time.
+_FOR_OPERATORS = (backend_errors.BackendAccessError, backend_errors.BackendConfigError, backend_errors.BackendIntegrityError)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far one backend may hold up its callers. Periods in seconds."""
+
+    #: For a signature; the caller's own deadline holds where it is shorter.
+    timeout: float = 4.0
+    #: For everything that operators ask for: HSMs can take long to make an RSA key.
+    admin_timeout: float = 25.0
+    #: Calls at one time.
+    threads: int = 8
+    #: Calls at one time and those that wait, beyond which further ones are refused.
+    max_waiting: int = 256
 
 
 class BackendRunner:
     """The way to one configured backend."""
 
-    def __init__(self, name: str, backend: Backend, *, threads: int = 8, max_waiting: int = 256, timeout: float = 10.0) -> None:
+    def __init__(
+        self, name: str, backend: Backend, limits: Limits | None = None, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = name
         self.backend = backend
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"keyd-{name}")
-        self._max_waiting = max_waiting
-        self._timeout = timeout
+        self.limits = limits or Limits()
+        self.breaker = Breaker(monotonic)
+        self._pool = ThreadPoolExecutor(self.limits.threads, thread_name_prefix=THREAD_PREFIX + name)
         self._under_way = 0
-        self._lock = threading.Lock()  # the count goes down in the pool's threads
+        self._idle = threading.Condition()  # the count goes down in the pool's threads
+        self._proved: set[str] = set()
+        #: True while repair has, or may have, something to do in the store: always before its first answer.
+        self.mend_wanted = True
+        #: Set when the breaker opens.
+        self.troubled = asyncio.Event()
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a method of the backend in a thread, for an operator, and return what it returns. Raises as :meth:`run`."""
+        return await self.run(self.limits.admin_timeout, function, *args, **kwargs)
+
+    async def run(self, within: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a method of the backend in a thread and return what it returns.
 
-        When the deadline passes, the caller is released; the thread is not, and keeps its place until it comes back.
+        When ``within`` seconds have passed, the caller is released; the thread is not, and keeps its place until it comes back.
 
         Raises:
             KeydError: what the backend raised, translated, with the backend's name in front.
             OverloadedError: too many calls are under way.
-            BackendUnavailableError: no answer within the deadline.
+            BackendUnavailableError: no answer within the deadline, or none to the calls before.
         """
-        if self._under_way >= self._max_waiting:
+        if self._under_way >= self.limits.max_waiting:
             raise errors.OverloadedError(f"backend {self.name!r} has {self._under_way} calls under way; try again later")
-        with self._lock:
+        if not self.breaker.admits():
+            raise errors.BackendUnavailableError(
+                f"backend {self.name!r} does not answer ({self.breaker.reason}); try again later"
+            )
+        with self._idle:
             self._under_way += 1
-        future = self._pool.submit(function, *args, **kwargs)
+        end = time.monotonic() + within
+
+        def work() -> R:
+            with deadline.within(end - time.monotonic()):
+                return function(*args, **kwargs)
+
+        future = self._pool.submit(work)
         future.add_done_callback(self._done)
         try:
-            async with asyncio.timeout(self._timeout):
-                return await asyncio.shield(asyncio.wrap_future(future))
+            async with asyncio.timeout(within):
+                result = await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError:
             future.cancel()
-            raise errors.BackendUnavailableError(f"backend {self.name!r} did not answer within {self._timeout:g} s") from None
+            self._failed(f"no answer within {within:.3g} s", within)
+            raise errors.BackendUnavailableError(f"backend {self.name!r} did not answer within {within:.3g} s") from None
         except backend_errors.BackendError as exc:
-            raise self._translated(exc) from exc
+            raise self._translated(exc, within) from exc
+        if self.breaker.succeeded():
+            _log.info("backend answers again", backend=self.name)
+        return result
 
     def _done(self, _: Future[R]) -> None:
-        with self._lock:
+        with self._idle:
             self._under_way -= 1
+            self._idle.notify_all()
 
-    def _translated(self, exc: backend_errors.BackendError) -> errors.KeydError:
+    def _failed(self, reason: str, within: float) -> None:
+        if within < min(_EVIDENCE, self.limits.timeout):
+            return  # else callers in a hurry could shut everybody else out
+        if self.breaker.failed(reason):
+            self.troubled.set()
+            _log.error("backend does not answer, calls are refused until it does", backend=self.name, error=reason)
+
+    def _translated(self, exc: backend_errors.BackendError, within: float) -> errors.KeydError:
         target = next(target for source, target in _TRANSLATION if isinstance(exc, source))
-        if target is errors.BackendFailedError:
+        if isinstance(exc, backend_errors.BackendUnavailableError):
+            if not isinstance(exc, backend_errors.BackendThrottledError):
+                self._failed(str(exc), within)
+        else:
+            self.breaker.succeeded()  # a refusal is an answer
+        if target is errors.BackendFailedError or isinstance(exc, _FOR_OPERATORS):
             _log.error("backend failed", backend=self.name, error=str(exc))
         return target(f"backend {self.name!r}: {exc}", backend=self.name)
 
-    async def sign(self, version: VersionView, algorithm: Algorithm, message: bytes) -> bytes:
-        """Return a raw signature of ``message`` by this version, checked against the recorded public key where it came from outside.
+    async def sign(self, version: VersionView, algorithm: Algorithm, message: bytes, within: float | None = None) -> bytes:
+        """Return a raw signature of ``message`` by this version.
+
+        It is checked against the recorded public key: always where it came from outside of this process, else the first time.
+        ``within`` is what the caller has left, in seconds.
 
         Raises:
-            KeydError: as :meth:`call`.
+            KeydError: as :meth:`run`.
             BackendFailedError: the signature does not verify; it is not passed on.
         """
-        capabilities = self.backend.capabilities
         handle = version.record.handle
         if handle is None:
             raise errors.KeyStateError(f"the private key of {version.record.kid!r} is destroyed")
-        limit = capabilities.max_message.get(algorithm)
+        limit = self.backend.capabilities.max_message.get(algorithm)
         if limit is not None and len(message) > limit:
             raise errors.SizeError(
                 f"backend {self.name!r} signs at most {limit} bytes with {algorithm.value}, got {len(message)}"
             )
         try:
-            if algorithm in capabilities.inline:
-                signature = self._inline(self.backend.sign, handle, algorithm, message)
-            else:
-                signature = await self.call(self.backend.sign, handle, algorithm, message)
-        except errors.NotFoundError as exc:  # on record here, and not there: nothing that the caller could name right
-            raise errors.BackendFailedError(f"{exc}; kid {version.record.kid!r} cannot sign until it is back") from exc
-        if not capabilities.in_process:
-            self.check(version, algorithm, message, signature)
+            if algorithm in self.backend.capabilities.inline:
+                return self._sign_inline(version, handle, algorithm, message)
+            seconds = self.limits.timeout if within is None else min(within, self.limits.timeout)
+            return await self.run(seconds, self._sign_checked, version, handle, algorithm, message)
+        except (errors.NotFoundError, InvalidSignature) as exc:
+            raise self._wrong(version, exc) from exc
+
+    async def prove(self, version: VersionView, algorithm: Algorithm) -> None:
+        """Have the version sign a probe, and verify that. Raises KeydError as :meth:`sign`, in an operator's time."""
+        handle = version.record.handle
+        if handle is None:
+            raise errors.KeyStateError(f"the private key of {version.record.kid!r} is destroyed")
+        self._proved.discard(version.record.thumbprint)
+        try:
+            await self.call(self._sign_checked, version, handle, algorithm, _PROBE)
+        except (errors.NotFoundError, InvalidSignature) as exc:
+            raise self._wrong(version, exc) from exc
+
+    def _wrong(self, version: VersionView, exc: Exception) -> errors.BackendFailedError:
+        """Return what to raise when the backend does not do what it did for the recorded version. It is no fault of the caller's."""
+        kid = version.record.kid
+        if isinstance(exc, errors.NotFoundError):
+            return errors.BackendFailedError(f"{exc}; kid {kid!r} cannot sign until it is back")
+        _log.error("signature does not verify", backend=self.name, kid=kid)
+        return errors.BackendFailedError(
+            f"backend {self.name!r} returned a signature that does not verify under kid {kid!r}; it was withheld"
+        )
+
+    def _sign_inline(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        try:
+            return self._sign_checked(version, handle, algorithm, message)
+        except backend_errors.BackendError as exc:
+            raise self._translated(exc, self.limits.timeout) from exc
+
+    def _sign_checked(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        """Sign and verify in the same thread: a verification costs as much as a signature. Raises InvalidSignature."""
+        signature = self.backend.sign(handle, algorithm, message)
+        thumbprint = version.record.thumbprint
+        if not self.backend.capabilities.in_process or thumbprint not in self._proved:
+            verify_raw(version.public_key, algorithm, signature, message)
+            self._proved.add(thumbprint)
         return signature
 
-    def _inline(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except backend_errors.BackendError as exc:
-            raise self._translated(exc) from exc
+    def close(self, grace: float = 5.0) -> bool:
+        """Close the backend once its threads are done with it.
 
-    def check(self, version: VersionView, algorithm: Algorithm, message: bytes, signature: bytes) -> None:
-        """Verify a signature against the recorded public key. Raises BackendFailedError."""
-        try:
-            verify_raw(version.public_key, algorithm, signature, message)
-        except InvalidSignature:
-            _log.error("signature does not verify", backend=self.name, kid=version.record.kid)
-            raise errors.BackendFailedError(
-                f"backend {self.name!r} returned a signature that does not verify under kid {version.record.kid!r}; it was withheld"
-            ) from None
-
-    def close(self) -> None:
-        """Close the backend once its threads are done with it."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        Returns False when some are not after ``grace`` seconds: then it is left open, and the process must end without them.
+        """
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._idle:
+            if not self._idle.wait_for(lambda: self._under_way == 0, grace):
+                _log.error("backend left open, its calls do not come back", backend=self.name, calls=self._under_way)
+                return False
         self.backend.close()
+        return True

@@ -40,8 +40,12 @@ class Signer:
         self._keyring = keyring
         self.profiles = profiles
 
-    async def sign(self, name: str, kind: InputKind, data: bytes, kid: str | None = None) -> Signed:
+    async def sign(
+        self, name: str, kind: InputKind, data: bytes, kid: str | None = None, *, within: float | None = None
+    ) -> Signed:
         """Sign ``data`` with the version that ``kid`` or the input itself names, else with the active one.
+
+        ``within`` is how long the caller waits, in seconds; the backend's own limit holds where it is shorter.
 
         Raises:
             KeydError: a subclass says why the input is not signed.
@@ -56,10 +60,17 @@ class Signer:
             if len(data) > MAX_MESSAGE_BYTES:
                 raise SizeError(f"a message has at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}")
             version = view.signer(kid, now)
-        return await self._signed(view, version, data)
+        return await self._signed(view, version, data, within)
 
     async def sign_jwt(
-        self, name: str, claims: str, *, typ: str, kid: str | None = None, lifetime: float | None = None
+        self,
+        name: str,
+        claims: str,
+        *,
+        typ: str,
+        kid: str | None = None,
+        lifetime: float | None = None,
+        within: float | None = None,
     ) -> tuple[str, Signed]:
         """Build the header for ``claims`` (a JSON object), sign, and return the compact JWT. Raises as :meth:`sign`."""
         view, now = self._keyring.snapshot.get(name), self._keyring.clock.now()
@@ -67,11 +78,11 @@ class Signer:
         version = view.signer(kid, now)
         data = jws.build(claims, typ=typ, kid=version.record.kid, algorithm=view.key.algorithm, now=now, lifetime=lifetime)
         version = self._check_jws(view, data, version.record.kid, now)
-        signed = await self._signed(view, version, data)
+        signed = await self._signed(view, version, data, within)
         return f"{data.decode()}.{jws.b64url(signed.signature)}", signed
 
-    async def _signed(self, view: KeyView, version: VersionView, data: bytes) -> Signed:
-        signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, data)
+    async def _signed(self, view: KeyView, version: VersionView, data: bytes, within: float | None) -> Signed:
+        signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, data, within)
         return Signed(signature, view.key, version.record)
 
     def _check_base(self, view: KeyView, data: bytes, kid: str | None, now: float) -> VersionView:

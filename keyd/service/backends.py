@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from backends.api import Importer
-from keyd.core.errors import KeydError
+from keyd.core import repair
 from keyd.core.keyring import Keyring
-from keyd.core.runner import BackendRunner
+from keyd.core.monitor import Monitor
 from keyd.service import convert
 from keyd.service.call import Call
 from keyd.v1 import backend_service_pb2 as pb
@@ -16,9 +16,10 @@ from keyd.v1 import backend_service_pb2 as pb
 class BackendService:
     """Looks into the configured backends."""
 
-    def __init__(self, keyring: Keyring, types: Mapping[str, str]) -> None:
-        """Take the keyring and the type of each backend by its name."""
+    def __init__(self, keyring: Keyring, monitor: Monitor, types: Mapping[str, str]) -> None:
+        """Take the keyring, what watches its backends, and the type of each backend by its name."""
         self._keyring = keyring
+        self._monitor = monitor
         self._types = types
 
     async def list_backends(self, request: pb.ListBackendsRequest, call: Call) -> pb.ListBackendsResponse:
@@ -29,18 +30,16 @@ class BackendService:
         found = []
         for name, runner in sorted(self._keyring.backends.items()):
             capabilities = runner.backend.capabilities
-            message = pb.Backend(
-                name=name,
-                type=self._types[name],
-                algorithms=sorted(convert.ALGORITHMS[algorithm] for algorithm in capabilities.algorithms),
-                imports=isinstance(runner.backend, Importer),
-                key_count=counts.get(name, 0),
+            found.append(
+                pb.Backend(
+                    name=name,
+                    type=self._types[name],
+                    algorithms=sorted(convert.ALGORITHMS[algorithm] for algorithm in capabilities.algorithms),
+                    imports=isinstance(runner.backend, Importer),
+                    key_count=counts.get(name, 0),
+                    failure=self._monitor.failure(name) or "",
+                )
             )
-            try:
-                await _stored(runner)
-            except KeydError as exc:
-                message.failure = str(exc)
-            found.append(message)
         return pb.ListBackendsResponse(backends=found)
 
     async def list_stored_keys(self, request: pb.ListStoredKeysRequest, call: Call) -> pb.ListStoredKeysResponse:
@@ -52,12 +51,9 @@ class BackendService:
             if view.key.backend == request.backend
             for version in view.versions
         }
-        keys = await _stored(runner)
-        for key in keys:
-            key.kid = kids.get(key.handle, "")
-        return pb.ListStoredKeysResponse(keys=keys)
-
-
-async def _stored(runner: BackendRunner) -> list[pb.StoredKey]:
-    stored = await runner.call(lambda: list(runner.backend.list()))
-    return [pb.StoredKey(handle=key.handle, key=key.name or "", version=key.version or 0) for key in stored]
+        return pb.ListStoredKeysResponse(
+            keys=[
+                pb.StoredKey(handle=key.handle, key=key.name or "", version=key.version or 0, kid=kids.get(key.handle, ""))
+                for key in await repair.stored_keys(runner)
+            ]
+        )

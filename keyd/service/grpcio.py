@@ -55,10 +55,17 @@ class GrpcServer:
         self._server.add_insecure_port(address)
 
     async def start(self) -> None:
-        """Serve, and report healthy."""
+        """Serve."""
         await self._server.start()
-        for name in ("", *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def report(self, backends: Mapping[str, bool]) -> None:
+        """Say which backends are sound (grpc.health.v1): each as ``keyd.backend.NAME``; the services are as long as one is."""
+        states = {f"keyd.backend.{name}": sound for name, sound in backends.items()}
+        states |= dict.fromkeys(("", *self._names), any(backends.values()))
+        for name, sound in states.items():
+            await self._health.set(
+                name, health_pb2.HealthCheckResponse.SERVING if sound else health_pb2.HealthCheckResponse.NOT_SERVING
+            )
 
     async def stop(self, drain: float) -> None:
         """Take no new calls, give those under way ``drain`` seconds, then cancel them."""
@@ -97,7 +104,7 @@ async def _decoded(decode: Callable[[bytes], Any], requests: AsyncIterator[bytes
 def _unary(method: MethodDescriptor, function: Callable[..., Any], decode: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
     async def serve(request: Any, context: Context) -> Any:
         try:
-            return await function(decode(request), Call(context.peer()))
+            return await function(decode(request), Call.of(context.peer(), context.time_remaining()))
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))
         except Exception:  # noqa: BLE001 - the last line of defence
@@ -111,7 +118,7 @@ def _streaming(
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in function(decode(request), Call(context.peer())):
+            async for response in function(decode(request), Call.of(context.peer(), context.time_remaining())):
                 yield response
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))

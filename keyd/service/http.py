@@ -10,12 +10,14 @@ from starlette.routing import Route
 from keyd.core import jwks
 from keyd.core.errors import KeyStateError, NotFoundError
 from keyd.core.keyring import Keyring
+from keyd.core.monitor import Monitor
 from keyd.service.signing import Publication
 
+_PROBE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PUBLIC = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
 
 
-def application(keyring: Keyring, publication: Publication) -> Starlette:
+def application(keyring: Keyring, publication: Publication, monitor: Monitor) -> Starlette:
     """Return the ASGI application."""
 
     async def jwk_set(request: Request) -> Response:
@@ -38,14 +40,26 @@ def application(keyring: Keyring, publication: Publication) -> Starlette:
         return Response(document.body, headers=headers, media_type=jwks.MEDIA_TYPE)
 
     async def alive(request: Request) -> Response:
-        return PlainTextResponse("ok\n", headers={"Cache-Control": "no-store"})
+        return PlainTextResponse("ok\n", headers=_PROBE)
+
+    async def ready(request: Request) -> Response:
+        """Ready is who can sign for anybody: one backend out of several that is down takes nothing from the others."""
+        sound = {name: monitor.failure(name) is None for name in keyring.backends}
+        asked: str | None = request.path_params.get("backend")
+        if asked is not None and asked not in sound:
+            return PlainTextResponse("no such backend\n", 404, _PROBE)
+        good = any(sound.values()) if asked is None else sound[asked]
+        # What is wrong with them is in the log: it is none of the internet's business.
+        lines = [f"{name}: {'ok' if ok else 'failing'}\n" for name, ok in sorted(sound.items()) if asked in (None, name)]
+        return PlainTextResponse("".join(lines), 200 if good else 503, _PROBE)
 
     return Starlette(
         routes=[
             Route("/.well-known/jwks.json", jwk_set),
             Route("/keys/{name}/jwks.json", jwk_set),
             Route("/livez", alive),
-            Route("/readyz", alive),  # this server is started after the keys are loaded, so to answer is to be ready
+            Route("/readyz", ready),
+            Route("/readyz/{backend}", ready),
         ]
     )
 

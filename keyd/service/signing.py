@@ -51,7 +51,9 @@ class SigningService:
         if field is None:
             raise InvalidArgumentError("set one of signature_base, jws_signing_input and message")
         data: bytes = getattr(request, field)
-        return _response(await self._signer.sign(request.key, _KINDS[field], data, request.kid or None))
+        return _response(
+            await self._signer.sign(request.key, _KINDS[field], data, request.kid or None, within=call.seconds_left())
+        )
 
     async def sign_batch(self, request: pb.SignBatchRequest, call: Call) -> pb.SignBatchResponse:
         """Sign many inputs; one result each."""
@@ -93,7 +95,7 @@ class SigningService:
         """Build and sign a JWT."""
         lifetime = convert.seconds(request.lifetime, "lifetime") if request.HasField("lifetime") else None
         token, signed = await self._signer.sign_jwt(
-            request.key, request.claims, typ=request.typ, kid=request.kid or None, lifetime=lifetime
+            request.key, request.claims, typ=request.typ, kid=request.kid or None, lifetime=lifetime, within=call.seconds_left()
         )
         return pb.SignJWTResponse(token=token, kid=signed.version.kid, version=signed.version.version)
 

@@ -26,6 +26,7 @@ CODES: dict[type[errors.KeydError], grpc.StatusCode] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.KeyStateError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DestructionPendingError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BackendFailedError: grpc.StatusCode.INTERNAL,
     errors.BackendUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,

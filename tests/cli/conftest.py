@@ -12,7 +12,7 @@ from cli.fake_daemon import FakeDaemon, Run
 from click.testing import CliRunner, Result
 
 from keyd.cli import cli
-from keyd.v1 import key_service_pb2_grpc, signing_service_pb2_grpc
+from keyd.v1 import backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaem
     server = grpc.server(futures.ThreadPoolExecutor(4))
     key_service_pb2_grpc.add_KeyServiceServicer_to_server(fake, server)
     signing_service_pb2_grpc.add_SigningServiceServicer_to_server(fake, server)
+    backend_service_pb2_grpc.add_BackendServiceServicer_to_server(fake, server)
     address = f"unix:{tmp_path}/keyd.sock"
     server.add_insecure_port(address)
     server.start()

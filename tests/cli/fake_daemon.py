@@ -16,8 +16,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from keyd.v1 import backend_service_pb2 as backend_pb
+from keyd.v1 import backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc, types_pb2
 from keyd.v1 import key_service_pb2 as admin_pb
-from keyd.v1 import key_service_pb2_grpc, signing_service_pb2_grpc, types_pb2
 from keyd.v1 import signing_service_pb2 as pb
 
 Run = Callable[..., Result]
@@ -28,7 +29,11 @@ def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-class FakeDaemon(key_service_pb2_grpc.KeyServiceServicer, signing_service_pb2_grpc.SigningServiceServicer):
+class FakeDaemon(
+    key_service_pb2_grpc.KeyServiceServicer,
+    signing_service_pb2_grpc.SigningServiceServicer,
+    backend_service_pb2_grpc.BackendServiceServicer,
+):
     """Keeps keys in memory, records what it was asked, and fails when told to."""
 
     def __init__(self) -> None:
@@ -101,6 +106,27 @@ class FakeDaemon(key_service_pb2_grpc.KeyServiceServicer, signing_service_pb2_gr
     def ImportKey(self, request: Any, context: Any) -> Any:
         self._take(request, context)
         return admin_pb.ImportKeyResponse(key=self.add(request.spec.name), warnings=self.warnings)
+
+    def AdoptKey(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        return admin_pb.AdoptKeyResponse(key=self.add(request.spec.name), warnings=self.warnings)
+
+    def ListBackends(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        algorithms = [types_pb2.ALGORITHM_ED25519, types_pb2.ALGORITHM_ES256]
+        sound = backend_pb.Backend(name="file", type="file", algorithms=algorithms, key_count=3)
+        return backend_pb.ListBackendsResponse(
+            backends=[sound, backend_pb.Backend(name="hsm", type="pkcs11", failure="token \x1b[2Jgone")]
+        )
+
+    def ListStoredKeys(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        return backend_pb.ListStoredKeysResponse(
+            keys=[
+                backend_pb.StoredKey(handle="id=01", key="agent", version=2, kid="kid-2"),
+                backend_pb.StoredKey(handle="id=02"),
+            ]
+        )
 
     def ListKeys(self, request: Any, context: Any) -> Any:
         self._take(request, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service_conftest import Running, refused
 from support import START, signature_base
 
@@ -27,9 +28,29 @@ async def test_backends_and_what_they_hold(running: Running, monkeypatch: pytest
     def away() -> None:
         raise BackendUnavailableError("token removed")
 
-    monkeypatch.setattr(running.daemon.keyring.backends["file"].backend, "list", away)
+    monkeypatch.setattr(running.daemon.keyring.backends["file"].backend, "public_key", lambda handle: away())
+    assert not await running.daemon.monitor.look("file")
     (backend,) = (await running.backends.ListBackends(pb.ListBackendsRequest())).backends
     assert "token removed" in backend.failure
+
+
+async def test_grpc_health_tells_each_backend(running: Running) -> None:
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def serving(name: str) -> bool:
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+        names = ("", "keyd.v1.SigningService", "keyd.backend.file")
+        assert [await serving(name) for name in names] == [True] * 3
+        backend = running.daemon.keyring.backends["file"].backend
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "list", lambda: (_ for _ in ()).throw(BackendUnavailableError("gone")))
+            assert not await running.daemon.monitor.look("file")
+            assert [await serving(name) for name in names] == [False] * 3
+        assert await running.daemon.monitor.look("file")
+        assert [await serving(name) for name in names] == [True] * 3
 
 
 @pytest.mark.parametrize("algorithm", [Algorithm.ED25519, Algorithm.RS256], ids=lambda a: a.value)

@@ -73,7 +73,22 @@ async def test_never_an_empty_set_once_there_are_keys(running: Running, http: ht
 async def test_what_is_not_there(running: Running, http: httpx.AsyncClient) -> None:
     assert (await http.post("/.well-known/jwks.json")).status_code == 405
     assert (await http.get("/")).status_code == 404
-    assert (await http.get("/livez")).text == (await http.get("/readyz")).text == "ok\n"
+    assert (await http.get("/livez")).text == "ok\n"
+    await http.aclose()
+
+
+async def test_readiness_tells_each_backend_and_no_reasons(running: Running, http: httpx.AsyncClient) -> None:
+    async def answers() -> list[tuple[int, str]]:
+        return [(r.status_code, r.text) for r in [await http.get(path) for path in ("/readyz", "/readyz/file", "/readyz/nope")]]
+
+    assert await answers() == [(200, "file: ok\n"), (200, "file: ok\n"), (404, "no such backend\n")]
+    breaker = running.daemon.keyring.backends["file"].breaker
+    while not breaker.failed("secret reason"):
+        pass
+    assert await answers() == [(503, "file: failing\n"), (503, "file: failing\n"), (404, "no such backend\n")]
+    assert (await http.get("/livez")).status_code == 200
+    breaker.succeeded()
+    assert (await answers())[0] == (200, "file: ok\n")
     await http.aclose()
 
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa, u
 from backends.api import Algorithm
 from backends.encoding import algorithm_fits, checked_for_import, ecdsa_der_to_raw, sign_with, verify_raw
 from backends.errors import InvalidKeyMaterialError, UnsupportedAlgorithmError
-from backends.testing import ALGORITHMS, MESSAGE, check, each_algorithm, make_key
+from backends.testing.checks import ALGORITHMS, MESSAGE, check, each_algorithm, make_key
 
 
 @pytest.fixture(scope="module")

@@ -341,3 +341,33 @@ def _raising(error: Exception) -> object:
         raise error
 
     return fail
+
+
+async def test_what_was_there_before_is_neither_taken_nor_destroyed(world: World) -> None:
+    """A keyd whose database was lost finds its old keys in the backend: they may be all that is left of an identity."""
+    handle = world.backend.create("agent", 1, Algorithm.ED25519)
+    public = world.backend.public_key(handle)
+    with pytest.raises(AlreadyExistsError, match="keyd key adopt"):
+        await world.ring.create(new_key())
+    assert world.backend.public_key(handle) == public
+    assert not world.store.load().intents
+    await world.restart()
+    assert world.backend.public_key(handle) == public
+
+
+async def test_an_adoption_that_fails_or_is_cut_short_destroys_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = world.backend.create("agent", 1, Algorithm.ED25519)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise StoreUnavailableError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "finish_version", full)
+        with pytest.raises(StoreUnavailableError):
+            await world.ring.adopt(new_key(), handle, None)
+    assert world.held() == 1
+    world.store.begin_version("agent", "")  # as a kill between two steps leaves it
+    await world.restart()
+    assert world.held() == 1
+    assert not world.store.load().intents
+    assert (await world.ring.adopt(new_key(), handle, None)).version.handle == handle

@@ -14,7 +14,7 @@ from support import FakeClock, keyring, memory_backend, new_key
 
 from backends.errors import BackendUnavailableError, KeyNotFoundError
 from keyd.core.errors import KeydError
-from keyd.core.runner import BackendRunner
+from keyd.core.runner import BackendRunner, Limits
 from keyd.core.store import SqlStore
 from keyd.core.timeline import KeyState, LifecyclePolicy
 
@@ -30,7 +30,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.clock = FakeClock()
         self.backend = memory_backend()
-        self.runner = BackendRunner("mem", self.backend, threads=1)
+        self.runner = BackendRunner("mem", self.backend, Limits(threads=1))
         self.kids: dict[str, str] = {}  # kid -> public JWK, for ever
         self.emergencies: set[str] = set()  # kids that were active before their publish lead was over
         self.without_active: set[str] = set()  # keys of which the active version was compromised with the backend away

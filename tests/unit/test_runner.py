@@ -1,0 +1,162 @@
+"""What a backend that misbehaves costs its callers: a clear error in time, and nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from remote_backend import RemoteBackend
+from support import FakeClock, keyring, memory_backend, new_key
+
+from backends import deadline
+from backends import errors as backend_errors
+from keyd.core.breaker import THRESHOLD
+from keyd.core.errors import BackendFailedError, BackendUnavailableError, KeydError, OverloadedError
+from keyd.core.keyring import Keyring
+from keyd.core.runner import BackendRunner, Limits
+from keyd.core.store import SqlStore
+
+FAST = Limits(timeout=0.1, admin_timeout=0.1, threads=2, max_waiting=4)
+
+
+class World:
+    def __init__(self, path: Path) -> None:
+        self.backend = RemoteBackend()
+        self.runner = BackendRunner("remote", self.backend, FAST)
+        self.local = BackendRunner("mem", memory_backend())
+        self.store = SqlStore(path)
+        self.ring: Keyring = keyring(self.store, {"remote": self.runner, "mem": self.local}, FakeClock())
+
+    async def sign(self, name: str = "agent", within: float | None = None) -> bytes:
+        view = self.ring.snapshot.get(name)
+        return await self.ring.runner(view.key).sign(view.versions[0], view.key.algorithm, b"message", within)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path / "keyd.db")
+    await world.ring.start()
+    await world.ring.create(new_key(backend="remote"))
+    await world.ring.create(new_key("local"))
+    yield world
+    world.backend.answering.set()
+    world.store.close()
+    assert world.runner.close() and world.local.close()
+
+
+async def test_a_hung_store_costs_its_callers_the_deadline_and_others_nothing(world: World) -> None:
+    world.backend.answering.clear()
+    start = time.monotonic()
+    calls = [asyncio.create_task(world.sign()) for _ in range(3)]
+    assert len([await world.sign("local") for _ in range(20)]) == 20
+    assert time.monotonic() - start < FAST.timeout, "keys in another backend had to wait"
+    for call in calls:
+        with pytest.raises(BackendUnavailableError, match=r"did not answer within 0\.1 s"):
+            await call
+
+
+async def test_the_callers_own_deadline_counts_where_it_is_shorter(world: World) -> None:
+    world.backend.answering.clear()
+    with pytest.raises(BackendUnavailableError, match=r"within 0\.02 s"):
+        await world.sign(within=0.02)
+
+
+async def test_callers_in_a_hurry_shut_nobody_out(world: World) -> None:
+    world.backend.answering.clear()
+    for _ in range(THRESHOLD + 1):
+        with pytest.raises((BackendUnavailableError, OverloadedError)):
+            await world.sign(within=0.001)
+    assert world.runner.breaker.reason is None
+    world.backend.answering.set()
+    assert await world.sign()
+
+
+async def test_the_backend_learns_the_deadline(world: World) -> None:
+    left = await world.runner.run(0.08, deadline.remaining, 10.0)
+    assert 0 < left <= 0.08
+    assert await asyncio.to_thread(deadline.remaining, 10.0) == 10.0
+
+
+async def test_a_store_that_is_away_is_not_asked_again_by_everybody(world: World) -> None:
+    world.backend.failure = backend_errors.BackendUnavailableError("connection refused")
+    for _ in range(THRESHOLD):
+        with pytest.raises(BackendUnavailableError, match="connection refused"):
+            await world.sign()
+    asked = len(world.backend.calls)
+    for _ in range(20):
+        with pytest.raises(BackendUnavailableError, match=r"does not answer \(connection refused"):
+            await world.sign()
+    assert len(world.backend.calls) == asked
+    assert world.runner.troubled.is_set()
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (backend_errors.BackendThrottledError("slow down"), OverloadedError),
+        (backend_errors.BackendAccessError("PIN refused"), BackendUnavailableError),
+        (backend_errors.BackendIntegrityError("odd"), BackendFailedError),
+        (backend_errors.KeyNotFoundError("nothing there"), BackendFailedError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+async def test_what_one_key_meets_does_not_open_the_breaker(
+    world: World, failure: backend_errors.BackendError, expected: type[KeydError]
+) -> None:
+    world.backend.failure = failure
+    for _ in range(THRESHOLD + 1):
+        with pytest.raises(expected, match=str(failure)):
+            await world.sign()
+    assert world.runner.breaker.reason is None
+
+
+async def test_too_many_at_once_are_told_so(world: World) -> None:
+    world.backend.answering.clear()
+    calls = [asyncio.create_task(world.sign()) for _ in range(FAST.max_waiting + 3)]
+    outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
+    assert outcomes.count(OverloadedError) == 3
+
+
+async def test_a_signature_that_does_not_verify_is_withheld(world: World) -> None:
+    world.backend.lies = True
+    with pytest.raises(BackendFailedError, match="does not verify"):
+        await world.sign()
+    world.backend.lies = False
+    assert await world.sign()
+
+
+async def test_the_first_signature_is_checked_inside_of_the_process_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = world.ring.snapshot.get("local").versions[0]
+    fresh = BackendRunner("mem", world.local.backend)
+    good = world.local.backend.sign
+    monkeypatch.setattr(world.local.backend, "sign", lambda handle, algorithm, message: good(handle, algorithm, message + b"?"))
+    algorithm = world.ring.snapshot.get("local").key.algorithm
+    with pytest.raises(BackendFailedError, match="does not verify"):
+        await fresh.sign(view, algorithm, b"message")
+
+
+async def test_a_store_that_never_comes_back_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    backend = RemoteBackend()
+    runner = BackendRunner("remote", backend, FAST)
+    backend.answering.clear()
+    with pytest.raises(BackendUnavailableError):
+        await runner.call(backend.list)
+    assert not runner.close(grace=0.05)
+    backend.answering.set()
+
+
+async def test_a_key_that_is_made_too_late_is_destroyed_again(world: World) -> None:
+    world.backend.answering.clear()
+    with pytest.raises(BackendUnavailableError):
+        await world.ring.create(new_key("late", backend="remote"))
+    assert world.runner.mend_wanted
+    before = len(world.backend.held)
+    world.backend.answering.set()
+    await asyncio.to_thread(world.backend.destroyed.wait, 10)
+    assert len(world.backend.held) == before
+    await world.ring.mend("remote")
+    assert not world.store.load().intents
+    await world.ring.create(new_key("late", backend="remote"))
