@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test lint format proto clean
+.PHONY: help demo test contract lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -17,6 +17,9 @@ test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## run every test aga
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 $(BIN)/coverage run $(BIN)/pytest -n 2 $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under=$(if $(ARGS),0,90)
+
+contract: $(VENV)/test.stamp $(VENV)/keyd.stamp ## hold every backend to the contract, on real stores, and print the table
+	PYTHONSAFEPATH=1 $(BIN)/pytest -n 2 -q -p backends.testing -p backends.testing.table tests/contract $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .

@@ -57,6 +57,9 @@ class FaultContract(Harness):
 
     def test_faults_while_others_sign(self, backend: Backend) -> None:
         """Under load, too: whoever signs gets a good signature or the error for the fault, and after it good ones only."""
+        if not self.faults:
+            self.record("outcome", "none")
+            return
         algorithm = cheapest(backend)
         handle = backend.create("k", 1, algorithm)
         public = backend.public_key(handle)
