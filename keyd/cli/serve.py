@@ -31,11 +31,18 @@ def serve(ctx: click.Context, config_path: Path | None) -> None:
     cls=Command,
     examples="""
     keyd demo
+    keyd demo --backend pkcs11              the same with the key in a SoftHSM token
     """,
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["file", "pkcs11", "vault", "aws"]),
+    default="file",
+    help="Where the key lives: an encrypted file, SoftHSM, OpenBao, or moto's KMS; each is started for the demo alone.",
+)
 @click.pass_context
-def demo(ctx: click.Context) -> None:
+def demo(ctx: click.Context, backend: str) -> None:
     """Show what keyd does, with a daemon and keys of its own that are gone afterwards."""
     from keyd.demo import run
 
-    ctx.exit(run())
+    ctx.exit(run(backend))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from base64 import urlsafe_b64encode
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from keyd.client import AdminClient, Client, KeydClientError
+from keyd.demo.stores import DemoStore, StoreMissingError
 
 _CONFIG = """\
 [server]
@@ -37,10 +41,11 @@ retention = "4s"        # nothing that is signed is valid for longer
 [log]
 format = "json"
 
-[backends.file]
-type = "file"
-kek = {{ file = "{directory}/kek" }}
+[backends.demo]
+{section}
 """
+#: What ``--backend`` takes, and the module of :mod:`keyd.demo.stores` that starts the store.
+STORES = {"pkcs11": "softhsm", "vault": "openbao", "aws": "moto"}
 
 
 class DemoFailedError(Exception):
@@ -50,10 +55,11 @@ class DemoFailedError(Exception):
 class Demo:
     """One run of the demo."""
 
-    def __init__(self, console: Console, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, console: Console, directory: Path, stack: ExitStack, store: DemoStore) -> None:
         self._console = console
         self._directory = directory
         self._stack = stack
+        self._store = store
         self._address = f"unix:{directory}/run/keyd.sock"
         self._jwks_url = ""
 
@@ -61,10 +67,11 @@ class Demo:
         """Run every step. Raises DemoFailedError at the first that is not as it should be."""
         self._start_daemon()
         admin = self._stack.enter_context(AdminClient(self._address))
-        created = admin.create_key(name="demo", purposes=["http"])
+        created = admin.create_key(name="demo", purposes=["http"], algorithm=self._store.algorithm)
         first = created.key.versions[0].kid
-        self._say("daemon", f"holds the key [b]demo[/], version 1, kid {first}")
-        resource = self._spawn("resource", "keyd.demo.resource", self._jwks_url)
+        self._say("daemon", f"holds the key [b]demo[/], {self._store.algorithm}, version 1, kid {first}")
+        self._say("", f"in {self._store.description}")
+        resource = self._spawn("resource", "keyd.demo.resource", self._jwks_url, self._store.algorithm)
         port = self._read(resource, "resource")
         self._say("resource", f"listens on port {port}; all it knows of the key is {self._jwks_url}")
         agent = self._spawn("agent", "keyd.demo.agent", self._address, f"http://127.0.0.1:{port}/payments?currency=eur")
@@ -100,15 +107,12 @@ class Demo:
 
     def _start_daemon(self) -> None:
         config = self._directory / "keyd.toml"
-        config.write_text(_CONFIG.format(directory=self._directory))
-        kek = self._directory / "kek"
-        kek.touch(mode=0o600)
-        kek.write_text(_new_kek())
-        kek.chmod(0o400)
+        config.write_text(_CONFIG.format(directory=self._directory, section=self._store.section))
         log = (self._directory / "daemon.log").open("w")
         self._stack.enter_context(log)
         command = [sys.executable, "-m", "keyd", "serve", "--config", str(config)]
-        daemon = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - ourselves
+        environment = {**os.environ, **self._store.environment}
+        daemon = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603 - ourselves
         self._stack.callback(_end, daemon)
         with Client(self._address) as client:
             self._until(lambda: self._answers(client, daemon), "the daemon did not start")
@@ -167,20 +171,35 @@ class Demo:
             raise DemoFailedError(complaint)
 
 
-def run() -> int:
-    """Run the demo; return 0 when everything was as it should be, 1 otherwise."""
+def run(backend: str = "file") -> int:
+    """Run the demo on a backend type, one of :data:`STORES` or ``file``.
+
+    Returns 0 when everything was as it should be, 1 otherwise.
+    """
     console = Console()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyd-demo-")))
         try:
-            Demo(console, directory, stack).run()
-        except (DemoFailedError, KeydClientError) as exc:
+            start = encrypted_files if backend == "file" else import_module(f"keyd.demo.stores.{STORES[backend]}").start
+            store = stack.enter_context(start(directory))
+            Demo(console, directory, stack, store).run()
+        except (DemoFailedError, StoreMissingError, KeydClientError) as exc:
             console.print(f"[red]demo failed:[/] {exc}", highlight=False)
             return 1
     console.print(
         "[green]demo passed[/]: one request verified, one tampered request refused, one rotation without a failed request"
     )
     return 0
+
+
+@contextmanager
+def encrypted_files(directory: Path) -> Iterator[DemoStore]:
+    """Make what the file backend needs; there is nothing to start."""
+    kek = directory / "kek"
+    kek.touch(mode=0o600)
+    kek.write_text(_new_kek())
+    kek.chmod(0o400)
+    yield DemoStore("an encrypted file", f'type = "file"\nkek = {{ file = "{kek}" }}', "Ed25519", {})
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

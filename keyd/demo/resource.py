@@ -16,8 +16,19 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey, EllipticCurvePublicNumbers
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from http_message_signatures import HTTPMessageVerifier, HTTPSignatureKeyResolver, InvalidSignature, algorithms
+
+_ALGORITHMS = {"Ed25519": algorithms.ED25519, "ES256": algorithms.ECDSA_P256_SHA256}
+_PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
+
+
+def _public_key(jwk: dict[str, str]) -> _PublicKey:
+    x, y = (urlsafe_b64decode(jwk.get(member, "") + "==") for member in ("x", "y"))
+    if jwk["kty"] == "OKP":
+        return Ed25519PublicKey.from_public_bytes(x)
+    return EllipticCurvePublicNumbers(int.from_bytes(x), int.from_bytes(y), SECP256R1()).public_key()
 
 
 class JwksCache(HTTPSignatureKeyResolver):
@@ -25,16 +36,16 @@ class JwksCache(HTTPSignatureKeyResolver):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._keys: dict[str, Ed25519PublicKey] = {}
+        self._keys: dict[str, _PublicKey] = {}
         self._fresh_until = 0.0
 
-    def resolve_public_key(self, key_id: str) -> Ed25519PublicKey:
+    def resolve_public_key(self, key_id: str) -> _PublicKey:
         """Return the public key of a kid. Raises InvalidSignature when the set does not have it."""
         if time.monotonic() >= self._fresh_until:
             with urllib.request.urlopen(self._url, timeout=5) as response:  # noqa: S310 - the URL is ours
                 max_age = int(response.headers["Cache-Control"].rpartition("max-age=")[2])
                 keys = json.load(response)["keys"]
-            self._keys = {jwk["kid"]: Ed25519PublicKey.from_public_bytes(urlsafe_b64decode(jwk["x"] + "=")) for jwk in keys}
+            self._keys = {jwk["kid"]: _public_key(jwk) for jwk in keys}
             self._fresh_until = time.monotonic() + max_age
         if key_id not in self._keys:
             raise InvalidSignature(f"unknown kid {key_id}")
@@ -54,9 +65,9 @@ class _Message:
         self.headers = dict(handler.headers.items())
 
 
-def serve(jwks_url: str) -> None:
-    """Print the port, then serve until the process is ended."""
-    verifier = HTTPMessageVerifier(signature_algorithm=algorithms.ED25519, key_resolver=JwksCache(jwks_url))
+def serve(jwks_url: str, algorithm: str) -> None:
+    """Print the port, then serve until the process is ended. ``algorithm`` is the JOSE name of the one that is accepted."""
+    verifier = HTTPMessageVerifier(signature_algorithm=_ALGORITHMS[algorithm], key_resolver=JwksCache(jwks_url))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -92,4 +103,4 @@ def serve(jwks_url: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])
