@@ -38,10 +38,11 @@ max_expires_in = "36500d"
 class DaemonProcess:
     """A directory with a configuration, and the daemon that runs on it, or does not."""
 
-    def __init__(self, module: str = "keyd") -> None:
+    def __init__(self, module: str = "keyd", sections: str = "") -> None:
+        """``sections`` is more configuration, behind what every daemon here has."""
         self.directory = Path(tempfile.mkdtemp(prefix="keyd-e-"))
         self.config = self.directory / "keyd.toml"
-        self.config.write_text(CONFIG.format(directory=self.directory))
+        self.config.write_text(CONFIG.format(directory=self.directory) + sections)
         self.write_kek(os.urandom(32))
         self.log = self.directory / "log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -58,8 +59,8 @@ class DaemonProcess:
         path.write_bytes(kek)
         path.chmod(0o400)
 
-    def client(self) -> Client:
-        return Client(self.address)
+    def client(self, timeout: float = 5.0, retries: int = 2) -> Client:
+        return Client(self.address, timeout=timeout, retries=retries)
 
     def admin(self) -> AdminClient:
         return AdminClient(self.address, timeout=20)

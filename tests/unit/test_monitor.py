@@ -159,7 +159,9 @@ async def test_destruction_in_order(ordered: World) -> None:
     assert "after the versions before it" in change.warnings[0]
     assert len(world.backend.held) == 3
     world.clock.advance(30 * 86400)
+    await world.restart()
     assert await world.monitor.look("remote"), "what waits for its turn is no failure"
+    assert not world.runner.mend_wanted
     change = await world.ring.destroy("agent", 1)
     assert change.warnings == ()
     assert world.handles()[:2] == [None, None]
