@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract lint format proto clean
+.PHONY: help demo test contract faults lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -20,6 +20,9 @@ test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## run every test aga
 
 contract: $(VENV)/test.stamp $(VENV)/keyd.stamp ## hold every backend to the contract, on real stores, and print the table
 	PYTHONSAFEPATH=1 $(BIN)/pytest -n 2 -q -p backends.testing -p backends.testing.table tests/contract $(ARGS)
+
+faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## break real stores under load; SECONDS= is how long each phase lasts
+	PYTHONSAFEPATH=1 KEYD_FAULT_SECONDS=$(or $(SECONDS),5) $(BIN)/pytest -q tests/faults $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .
