@@ -58,6 +58,8 @@ class Capabilities:
     inline: frozenset[Algorithm] = frozenset()
     #: Largest message in bytes, for algorithms that have a limit.
     max_message: Mapping[Algorithm, int] = field(default_factory=dict)
+    #: Smallest message in bytes, for algorithms that do not sign an empty one.
+    min_message: Mapping[Algorithm, int] = field(default_factory=dict)
     #: True when the store destroys the versions of a key oldest first; then destroying another raises DestructionPendingError.
     ordered_destruction: bool = False
 
@@ -140,7 +142,7 @@ class Backend(Protocol):
         Raises:
             KeyNotFoundError: there is nothing under this handle.
             UnsupportedAlgorithmError: the material is not for this algorithm.
-            MessageTooLargeError: longer than the declared limit.
+            MessageTooLargeError: longer than the declared limit, or shorter than the declared least.
         """
         ...
 

@@ -64,15 +64,18 @@ class BackendContract(FaultContract):
 
     @each_algorithm
     def test_signs_empty_and_long_messages(self, backend: Backend, algorithm: Algorithm) -> None:
-        """A message may be empty or 20 kB long; beyond a declared limit it is refused, up to it it is signed."""
+        """A message may be empty or 20 kB long; outside of declared limits it is refused, within them signed."""
         if self.refuses(backend, algorithm):
             return
         handle = backend.create("k", 1, algorithm)
         public = backend.public_key(handle)
-        limit = backend.capabilities.max_message.get(algorithm)
-        for size in (0, 1, min(20_000, limit if limit is not None else 20_000)):
+        least, limit = backend.capabilities.min_message.get(algorithm, 0), backend.capabilities.max_message.get(algorithm)
+        for size in (least, least + 1, min(20_000, limit if limit is not None else 20_000)):
             message = bytes(range(256)) * 80
             check(public, algorithm, backend.sign(handle, algorithm, message[:size]), message[:size])
+        if least:
+            with pytest.raises(errors.MessageTooLargeError):
+                backend.sign(handle, algorithm, bytes(least - 1))
         if limit is not None:
             with pytest.raises(errors.MessageTooLargeError):
                 backend.sign(handle, algorithm, bytes(limit + 1))
