@@ -10,7 +10,9 @@ from backends.api import Algorithm
 
 _OWN_TAGS = 2  # of the 50 that a key can have
 
-_Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=128)]
+# One step only: the aliases of a prefix below another could be taken for aliases of the other one.
+_Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+_Path = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=128)]
 _TagKey = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 _TagValue = Annotated[str, StringConstraints(max_length=256)]
 _Seconds = Annotated[float, Field(gt=0, le=60)]
@@ -35,7 +37,7 @@ class AwsKmsConfig(BaseModel):
     #: Aliases are ``alias/{prefix}/{name}/v{version}``.
     prefix: _Prefix = "keyd"
     #: Keys of others with an alias under this are listed, to be adopted; none are without it.
-    adopt_prefix: _Prefix | None = "keyd-adopt"
+    adopt_prefix: _Path | None = "keyd-adopt"
     #: Put on every new key, besides keyd's own.
     tags: dict[_TagKey, _TagValue] = Field(default_factory=dict, max_length=50 - _OWN_TAGS)
     #: Whether new keys can be replicated to other regions.
@@ -74,8 +76,6 @@ class AwsKmsConfig(BaseModel):
             raise ValueError("external_id needs role_arn")
         if self.use_fips and self.endpoint_url is not None:
             raise ValueError("give endpoint_url or use_fips, not both")
-        if self.adopt_prefix is not None:
-            own, others = self.prefix + "/", self.adopt_prefix + "/"
-            if own.startswith(others) or others.startswith(own):
-                raise ValueError("prefix and adopt_prefix must not lie within each other")
+        if self.adopt_prefix is not None and self.adopt_prefix.split("/")[0] == self.prefix:
+            raise ValueError("adopt_prefix must not lie within prefix")
         return self

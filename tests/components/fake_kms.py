@@ -383,6 +383,8 @@ class FakeKms:
             raise KmsError(
                 "InvalidAliasNameException", f"Alias must start with the prefix 'alias/', and not 'alias/aws/': {AliasName}"
             )
+        if ":" in AliasName:  # the model's pattern takes it, the service does not
+            raise KmsError("ValidationException", f"{AliasName} contains invalid characters for an alias")
         arn = f"arn:aws:kms:{REGION}:{ACCOUNT}:{AliasName}"
         self._allow(caller, "kms:CreateAlias", arn)
         key = self._key(caller, "kms:CreateAlias", TargetKeyId)
