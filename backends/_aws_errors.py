@@ -120,7 +120,7 @@ def _from_answer(error: ClientError, what: str) -> BackendError:
     if operation == "AssumeRole" and code in _REFUSED:
         return BackendAccessError(f"the credentials may not assume the role ({code}); check its trust policy and external_id")
     if code in _REFUSED:
-        return BackendAccessError(f"{operation} of {what} is refused ({code}); see `keyd backend policy aws`")
+        return BackendAccessError(f"{what}: {operation} is refused ({code}); see `keyd backend policy aws`")
     return _from_status(error, code, what)
 
 
@@ -131,5 +131,5 @@ def _from_status(error: ClientError, code: str, what: str) -> BackendError:
     if code in _UNAVAILABLE or status >= 500:
         return BackendUnavailableError(f"KMS fails at {error.operation_name} of {what} ({code})")
     if status in (401, 403):
-        return BackendAccessError(f"{error.operation_name} of {what} is refused ({code}); check credentials and proxies")
+        return BackendAccessError(f"{what}: {error.operation_name} is refused ({code}); check credentials and proxies")
     return BackendError(f"KMS refuses {error.operation_name} of {what} ({code}); see the documentation of this error")

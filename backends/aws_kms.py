@@ -298,6 +298,10 @@ class AwsKmsBackend:
             key = self._describe(stored.handle)
         except KeyNotFoundError:
             return False
+        except BackendAccessError:
+            if stored.name is None:  # keyd may not use it, then
+                return False
+            raise
         if key.get("KeyState") in _DYING:
             return False
         return stored.name is not None or (key.get("KeyUsage") == "SIGN_VERIFY" and key.get("KeySpec") in _USABLE_SPECS)
