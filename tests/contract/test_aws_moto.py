@@ -1,3 +1,6 @@
+import json
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,17 +12,18 @@ from components.aws_environment import isolated
 
 from backends.api import Algorithm, Backend, BackendContext
 from backends.aws_kms import AwsKmsBackend
+from backends.encoding import verify_raw
 from backends.testing import BackendContract
-from keyd.demo.stores import moto
+from keyd.demo.stores import DemoStore, StoreMissingError, moto
 
 SPECS = {Algorithm.ES256: "ECC_NIST_P256", Algorithm.ES384: "ECC_NIST_P384", Algorithm.RS256: "RSA_2048"}
 SECRET = ("moto-takes-anything", "moto-takes-anything")
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoStore]:
     with moto.start(tmp_path_factory.mktemp("moto")) as store:
-        yield next(line for line in store.section.splitlines() if line.startswith("endpoint_url")).split('"')[1]
+        yield store
 
 
 class TestAwsMoto(BackendContract):
@@ -30,9 +34,9 @@ class TestAwsMoto(BackendContract):
     destroyed_keys_answer = True  # moto signs with keys that are about to be deleted
 
     @pytest.fixture(autouse=True)
-    def _moto(self, url: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.url = url
-        requests.post(f"{url}/moto-api/reset", timeout=10).raise_for_status()
+    def _moto(self, store: DemoStore, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = tomllib.loads(store.section)["endpoint_url"]
+        requests.post(f"{self.url}/moto-api/reset", timeout=10).raise_for_status()
         for name, value in isolated(tmp_path_factory.mktemp("aws"), SECRET).items():
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
 
@@ -56,3 +60,22 @@ class TestAwsMoto(BackendContract):
         key_id = client.create_key(KeySpec=SPECS[algorithm], KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
         client.create_alias(AliasName="alias/keyd-adopt/theirs", TargetKeyId=key_id)
         return str(key_id)
+
+
+def test_the_section_for_the_demo(store: DemoStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**isolated(tmp_path, None), **store.environment}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    fields = tomllib.loads(store.section)
+    assert fields.pop("type") == "aws"
+    config = AwsKmsBackend.Config.model_validate_json(json.dumps(fields), strict=True)
+    backend = AwsKmsBackend.open(config, BackendContext("demo", tmp_path))
+    algorithm = Algorithm(store.algorithm)
+    handle = backend.create("demo", 1, algorithm)
+    verify_raw(backend.public_key(handle), algorithm, backend.sign(handle, algorithm, b"demo"), b"demo")
+    backend.close()
+
+
+def test_the_demo_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "moto", None)
+    with pytest.raises(StoreMissingError, match=r"pip install 'moto\[server\]' boto3"), moto.start(tmp_path):
+        pass
