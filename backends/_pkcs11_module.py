@@ -9,7 +9,8 @@ Even so not every call may meet every other:
 
 * Signing goes on in parallel, one session per signature under way.
 * All else, finding objects and reading their attributes above all, happens under one mutex (:meth:`Module.exclusively`).
-* ``C_Finalize`` while anything else is under way crashes. It waits for the signatures under way (:meth:`Module.reader`).
+* ``C_Finalize`` while anything else is under way crashes, and tpm2-pkcs11 destroys no key that another session signs with. Both
+  wait for the signatures under way (:meth:`Module.quiet`).
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Module:
             if self._users:
                 return
             try:
-                with deadline.within(_CLOSE_PATIENCE), self.exclusively(), self._drained():
+                with deadline.within(_CLOSE_PATIENCE), self.exclusively(), self.quiet():
                     self._finalize()
             except BackendUnavailableError:
                 _log.warning("the module %s is busy and stays open until the process ends", self.path)
@@ -157,7 +158,7 @@ class Module:
             self._mutex.release()
 
     def reader(self) -> threading.Lock:
-        """Return a new lock that its owner, alone, holds while it signs. Whoever finalises the module takes them all.
+        """Return a new lock that its owner, alone, holds while it signs. :meth:`quiet` takes them all.
 
         Call it under the mutex. The lock is good for the present generation.
         """
@@ -184,20 +185,23 @@ class Module:
         wait = self._attempted + interval - time.monotonic()
         if wait > 0:
             raise BackendUnavailableError(f"{cause}; the module is opened again by a call after {wait:.1f} s") from cause
-        with self._drained():
+        with self.quiet():
             self._attempted = time.monotonic()
             self._finalize()
             self._initialize()
 
     @contextmanager
-    def _drained(self) -> Iterator[None]:
+    def quiet(self) -> Iterator[None]:
+        """Keep everybody from signing. Call it under the mutex.
+
+        Raises:
+            BackendUnavailableError: a signature under way did not end before the deadline.
+        """
         held = []
         try:
             for lock in [*self._readers]:
                 if not lock.acquire(timeout=deadline.remaining(PATIENCE)):
-                    raise BackendUnavailableError(
-                        f"the module {self.path} cannot be opened again while a signature is under way that does not end"
-                    )
+                    raise BackendUnavailableError(f"the module {self.path} does not end a signature under way")
                 held.append(lock)
             yield
         finally:

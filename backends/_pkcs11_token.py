@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -210,13 +211,13 @@ class Connection:
             )
         if not privates:
             self.prove()
-        # The private half first: a public one that is left over signs nothing.
-        for found in (*privates, *self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})):
-            try:
-                found.destroy()
-            except OBJECT_GONE:
-                continue  # another process was faster
-        self.facts.pop(handle, None)
+        publics = self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
+        with self._module.quiet():
+            self.facts.pop(handle, None)
+            # The private half first: a public one that is left over signs nothing.
+            for found in (*privates, *publics):
+                with suppress(*OBJECT_GONE):  # another process was faster
+                    found.destroy()
         self._populated = bool(self._private())
 
     def worker_for(self, handle: str, key_id: bytes, facts: Facts) -> Worker | None:
@@ -247,7 +248,7 @@ class Connection:
         return None
 
     def sign(self, worker: Worker, handle: str, signer: Signer, message: bytes) -> bytes | None:
-        """Sign with a worker that is nobody else's; None if the module was opened again meanwhile. Needs no mutex.
+        """Sign with a worker that is nobody else's; None if what it has at hand is out of date. Needs no mutex.
 
         Raises:
             pkcs11.exceptions.PKCS11Error: the token did not.
@@ -257,9 +258,11 @@ class Connection:
         if not worker.lock.acquire(blocking=False) and not worker.lock.acquire(timeout=deadline.remaining(PATIENCE)):
             raise BackendUnavailableError(f"the module of {self.description} is being opened again")
         try:
-            if self.generation != self._module.generation:
+            key, facts = worker.keys[handle]
+            # Tokens may give the handle of a destroyed object to another.
+            if self.generation != self._module.generation or facts is not self.facts.get(handle):
                 return None
-            signature: bytes = worker.keys[handle][0].sign(
+            signature: bytes = key.sign(
                 octets, mechanism=signer.mechanism, mechanism_param=signer.param, buffer_size=_SIGNATURE_ROOM
             )
             return signature

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NoReturn, Self, TypeVar
 
@@ -182,29 +182,21 @@ class Pkcs11Backend:
         """
         self._check_declared(algorithm)
         key_id = self._id(handle)
-        failures = 0
+        errors: list[PKCS11Error] = []
         for _ in range(_SIGN_TRIES):
             connection, worker = self._worker(handle, key_id)
-            back = True
+            signer = self._signer(connection, worker, handle, algorithm)
             try:
-                signature = connection.sign(worker, handle, self._signer(worker.keys[handle][1], handle, algorithm), message)
-                if signature is not None:
-                    return signature
-            except OBJECT_GONE:
-                worker.keys.pop(handle)
-                connection.facts.pop(handle, None)  # is learnt anew, and must be the same
+                signature = connection.sign(worker, handle, signer, message)
             except PKCS11Error as error:
-                if not is_broken(error):
-                    raise translate(error, f"{connection.description} did not sign with {handle}") from error
-                back, failures = False, failures + 1
-                connection.idle.clear()  # the other sessions are hardly better
-                connection.suspect = connection.suspect or failures > 1
-                last = error
-            finally:
-                if back:
-                    connection.idle.append(worker)
-        if failures:
-            raise translate(last, f"the token {self._uri.describe()} did not sign with {handle}") from last
+                errors.append(error)
+                self._after_failure(connection, worker, handle, errors)
+                continue
+            connection.idle.append(worker)
+            if signature is not None:
+                return signature
+        if errors:
+            raise self._translated(errors[-1], f"cannot sign with {handle}") from errors[-1]
         raise BackendUnavailableError(f"the token {self._uri.describe()} comes and goes; try again")
 
     def destroy(self, handle: str) -> None:
@@ -248,8 +240,10 @@ class Pkcs11Backend:
             except StoreDoubtError as error:
                 cause = error
             self._connection = None
-            _log.warning("backend %s: %s; opening its module again", self._name, cause)
+            was_open = self._module.is_open
             self._module.reopen(self._config.reopen_interval, cause)
+            if was_open:
+                _log.warning("backend %s opened its module again: %s", self._name, cause)
             try:
                 return work(self._connected())
             except PKCS11Error as error:
@@ -316,11 +310,28 @@ class Pkcs11Backend:
 
         return self._on_token(work, f"cannot sign with {handle}")
 
-    def _signer(self, facts: Facts, handle: str, algorithm: Algorithm) -> Signer:
+    def _signer(self, connection: Connection, worker: Worker, handle: str, algorithm: Algorithm) -> Signer:
+        _, facts = worker.keys[handle]
         signer = self._signers.get(algorithm)
         if signer is None or algorithm not in facts.algorithms:
+            connection.idle.append(worker)
             raise UnsupportedAlgorithmError(f"{handle} holds a key that is not for {algorithm.value}")
         return signer
+
+    def _after_failure(self, connection: Connection, worker: Worker, handle: str, errors: Sequence[PKCS11Error]) -> None:
+        """Have the next try begin one step further back: with the key, then with the session, then with the module."""
+        error = errors[-1]
+        if isinstance(error, OBJECT_GONE) or not is_broken(error):
+            # Somebody destroys the key, for all we know: tokens fail in many ways meanwhile. It is learnt anew, and must be the same.
+            worker.keys.pop(handle)
+            connection.facts.pop(handle, None)
+            connection.idle.append(worker)
+            if not is_broken(error) and len(errors) > 1:
+                raise self._translated(error, f"cannot sign with {handle}") from error
+            return
+        connection.idle.clear()  # the other sessions are hardly better
+        if len(errors) > 1:
+            connection.suspect = True
 
     def _id(self, handle: str) -> bytes:
         key_id = id_of(handle)
