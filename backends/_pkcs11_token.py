@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -45,7 +45,8 @@ class Facts:
     """What does not change of a key pair. Compared by identity: another learning makes others."""
 
     public_key: PublicKey
-    algorithms: frozenset[Algorithm]
+    #: How the token signs with it, for each algorithm that it fits.
+    signers: Mapping[Algorithm, Signer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ class Connection:
         self._session = session
         self._logged: set[bytes] = set()
         self.mechanisms = token.slot.get_mechanisms()
-        self.signers = signers(self.mechanisms, self._ecdsa_bits())
+        #: How the token signs, for each algorithm that it is used for.
+        self.signers: Mapping[Algorithm, Signer] = signers(self.mechanisms, self._ecdsa_bits())
         # Whether a search that finds nothing at all can be right.
         self._populated = bool(self._private())
 
@@ -114,7 +116,8 @@ class Connection:
             public_key = _checked(private, read(publics[0], PUBLIC_ATTRIBUTES))
         except UnusableKeyError as error:
             raise BackendIntegrityError(f"keyd cannot use {handle} on {self.description}: {error}") from error
-        facts = Facts(public_key, frozenset(a for a in Algorithm if algorithm_fits(a, public_key)))
+        fitting = {algorithm: signer for algorithm, signer in self.signers.items() if algorithm_fits(algorithm, public_key)}
+        facts = Facts(public_key, fitting)
         self.facts[handle] = facts
         return facts
 
@@ -330,8 +333,3 @@ def _checked(private: dict[Attribute, Any], public: dict[Attribute, Any]) -> Pub
     if private.get(Attribute.KEY_TYPE) != public.get(Attribute.KEY_TYPE):
         raise UnusableKeyError("the public object with the same CKA_ID is of another type")
     return public_key_of(public)
-
-
-def names_of(algorithms: Iterable[Algorithm]) -> str:
-    """Return the algorithms for a message."""
-    return ", ".join(sorted(algorithm.value for algorithm in algorithms)) or "none"

@@ -16,9 +16,9 @@ from pkcs11.exceptions import PKCS11Error
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from backends._pkcs11_errors import OBJECT_GONE, StoreDoubtError, is_broken, translate
-from backends._pkcs11_keys import GENERATORS, Signer, handle_of, id_of, label_for, version_of
+from backends._pkcs11_keys import GENERATORS, handle_of, id_of, label_for, version_of
 from backends._pkcs11_module import Module
-from backends._pkcs11_token import Connection, Facts, Worker, names_of
+from backends._pkcs11_token import Connection, Facts, Worker
 from backends._pkcs11_uri import Pkcs11Uri
 from backends.api import Algorithm, BackendContext, Capabilities, PublicKey, StoredKey
 from backends.errors import (
@@ -100,7 +100,6 @@ class Pkcs11Backend:
         self._uri = config.token_uri
         self._module = module
         self._connection: Connection | None = None
-        self._signers: dict[Algorithm, Signer] = {}
         # What was seen under each handle, over all generations: a token that comes back must show the same.
         self._seen: dict[str, PublicKey] = {}
 
@@ -180,12 +179,13 @@ class Pkcs11Backend:
             UnsupportedAlgorithmError: the key, or the token, is not for this algorithm.
             BackendIntegrityError: there is another key under this handle than before.
         """
-        self._check_declared(algorithm)
-        key_id = self._id(handle)
         errors: list[PKCS11Error] = []
         for _ in range(_SIGN_TRIES):
-            connection, worker = self._worker(handle, key_id)
-            signer = self._signer(connection, worker, handle, algorithm)
+            connection, worker = self._worker(handle, algorithm)
+            signer = worker.keys[handle][1].signers.get(algorithm)
+            if signer is None:
+                connection.idle.append(worker)
+                raise UnsupportedAlgorithmError(f"{handle} on {connection.description} is not for {algorithm.value}")
             try:
                 signature = connection.sign(worker, handle, signer, message)
             except PKCS11Error as error:
@@ -269,15 +269,15 @@ class Pkcs11Backend:
         wanted = self._config.algorithms or able
         if not able or wanted - able:
             raise BackendConfigError(
-                f"{connection.description} does not do {names_of(wanted - able)}; of keyd's algorithms it does {names_of(able)}"
+                f"{connection.description} does not do {_names(wanted - able)}; of keyd's algorithms it does {_names(able)}"
             )
-        self._signers = connection.signers
+        connection.signers = {algorithm: connection.signers[algorithm] for algorithm in wanted}
         self.capabilities = Capabilities(algorithms=wanted, in_process=False)
 
     def _check_declared(self, algorithm: Algorithm) -> None:
         if algorithm not in self.capabilities.algorithms:
             raise UnsupportedAlgorithmError(
-                f"the token {self._uri.describe()} is not for {algorithm.value}, but for {names_of(self.capabilities.algorithms)}"
+                f"the token {self._uri.describe()} is not for {algorithm.value}, but for {_names(self.capabilities.algorithms)}"
             )
 
     def _learn(self, connection: Connection, handle: str, key_id: bytes) -> Facts:
@@ -292,13 +292,15 @@ class Pkcs11Backend:
             )
         return facts
 
-    def _worker(self, handle: str, key_id: bytes) -> tuple[Connection, Worker]:
+    def _worker(self, handle: str, algorithm: Algorithm) -> tuple[Connection, Worker]:
         """Return a worker that has this key at hand and belongs to the caller until it is put back."""
         connection = self._connection
         if connection is not None and not connection.suspect and connection.generation == self._module.generation:
             worker = connection.ready_worker(handle)
             if worker is not None:
                 return connection, worker
+        self._check_declared(algorithm)
+        key_id = self._id(handle)
 
         def work(connection: Connection) -> tuple[Connection, Worker]:
             facts = connection.facts.get(handle) or self._learn(connection, handle, key_id)
@@ -309,14 +311,6 @@ class Pkcs11Backend:
             return connection, worker
 
         return self._on_token(work, f"cannot sign with {handle}")
-
-    def _signer(self, connection: Connection, worker: Worker, handle: str, algorithm: Algorithm) -> Signer:
-        _, facts = worker.keys[handle]
-        signer = self._signers.get(algorithm)
-        if signer is None or algorithm not in facts.algorithms:
-            connection.idle.append(worker)
-            raise UnsupportedAlgorithmError(f"{handle} holds a key that is not for {algorithm.value}")
-        return signer
 
     def _after_failure(self, connection: Connection, worker: Worker, handle: str, errors: Sequence[PKCS11Error]) -> None:
         """Have the next try begin one step further back: with the key, then with the session, then with the module."""
@@ -342,3 +336,7 @@ class Pkcs11Backend:
 
     def _translated(self, error: PKCS11Error, action: str) -> BackendError:
         return translate(error, f"{action} on the token {self._uri.describe()}")
+
+
+def _names(algorithms: Iterable[Algorithm]) -> str:
+    return ", ".join(sorted(algorithm.value for algorithm in algorithms)) or "none"
