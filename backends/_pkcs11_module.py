@@ -106,27 +106,29 @@ class Module:
         Raises:
             BackendConfigError: it cannot be loaded, or a backend uses it, or a variable, otherwise.
         """
-        real = os.path.realpath(path)
+        real, mine = os.path.realpath(path), dict(environment)
         with cls._all_lock:
-            module = cls._all.get(real)
-            if module is None:
-                module = cls._all[real] = cls(real)
-            if module._users and (module.environment, module.library_parameters) != (dict(environment), library_parameters):
+            used = {module.path: module for module in cls._all.values() if module._users}
+            same = used.get(real)
+            if same is not None and (same.environment, same.library_parameters) != (mine, library_parameters):
                 raise BackendConfigError(
                     f"another backend uses the module {path} with another environment or library_parameters; "
                     "a module has one of each per process, so give both backends the same"
                 )
-            for other in cls._all.values():
-                for name in environment if other._users else ():
-                    if other.environment.get(name, environment[name]) != environment[name]:
-                        raise BackendConfigError(
-                            f"another backend sets the environment variable {name} to something else; "
-                            "a process has one environment, so give both backends the same"
-                        )
-            for name, value in environment.items():
+            for name in {
+                name for module in used.values() for name, value in module.environment.items() if mine.get(name, value) != value
+            }:
+                raise BackendConfigError(
+                    f"another backend sets the environment variable {name} to something else; "
+                    "a process has one environment, so give both backends the same"
+                )
+            for name, value in mine.items():
                 if os.environ.get(name) != value:  # setenv(3) is not safe beside threads: only where it must be
                     os.environ[name] = value
-            module.environment, module.library_parameters = dict(environment), library_parameters
+            # Some modules read their environment as soon as they are loaded.
+            module = cls._all.get(real) or cls(real)
+            cls._all[real] = module
+            module.environment, module.library_parameters = mine, library_parameters
             module._users += 1
             return module  # type: ignore[return-value]  # nobody subclasses it
 

@@ -38,12 +38,12 @@ class SoftHsm:
 
     def init_token(self, label: str, *more: str) -> None:
         """Make a token, or with ``--slot`` or ``--serial`` in ``more`` make one anew."""
-        self._run("softhsm2-util", "--init-token", *(more or ("--free",)), "--label", label, "--pin", PIN, "--so-pin", SO_PIN)
+        self.run("softhsm2-util", "--init-token", *(more or ("--free",)), "--label", label, "--pin", PIN, "--so-pin", SO_PIN)
 
     def tool(self, *arguments: str, label: str = LABEL, pin: str = PIN) -> str:
         """Run pkcs11-tool, logged in, and return what it prints."""
         login = ("--module", str(MODULE), "--token-label", label, "--login", "--pin", pin)
-        return self._run("pkcs11-tool", *login, *arguments)
+        return self.run("pkcs11-tool", *login, *arguments)
 
     def config(self, **fields: object) -> Pkcs11Config:
         given: dict[str, object] = {
@@ -68,7 +68,8 @@ class SoftHsm:
             for token in [*self._away.iterdir()]:
                 token.rename(self.tokens / token.name)
 
-    def _run(self, *command: str) -> str:
+    def run(self, *command: str) -> str:
+        """Run a program on this store, and return what it prints."""
         done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
