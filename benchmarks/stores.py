@@ -32,8 +32,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -44,7 +44,7 @@ from botocore.config import Config
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from components.aws_environment import isolated
-from components.fake_kms import ADMIN, REGION, FakeKms
+from components.fake_kms import ADMIN, REGION
 from components.openbao import OpenBao
 from components.softhsm import LABEL, MODULE, SoftHsm
 from daemon_process import DaemonProcess
@@ -141,7 +141,7 @@ def kms(directory: Path) -> Iterator[Store]:
     code = "import time; from components.fake_kms import FakeKms; k = FakeKms(); k.start(); print(k.url, flush=True); time.sleep(3600)"
     environment = {name: value for name, value in isolated(directory, ADMIN).items() if value is not None}
     os.environ.update(environment)
-    process = subprocess.Popen(  # noqa: S603 - ours
+    process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         text=True,
@@ -210,12 +210,12 @@ def through_runner(runner: BackendRunner, view: VersionView, algorithm: Algorith
     return asyncio.run(run())
 
 
-def through_daemon(daemon: DaemonProcess, threads: int, seconds: float, public: PublicKey, algorithm: Algorithm) -> float:
-    """Return signatures a second of ``threads`` clients that send batches; checks one of each client."""
+def through_daemon(daemon: DaemonProcess, key: str, seconds: float, public: PublicKey, algorithm: Algorithm) -> float:
+    """Return signatures a second of two clients that send batches; checks one of each client."""
 
     def start() -> Callable[[], object]:
         client = daemon.client()
-        batch = [SignInput("bench", MESSAGE, InputKind.MESSAGE)] * BATCH
+        batch = [SignInput(key, MESSAGE, InputKind.MESSAGE)] * BATCH
         results = client.sign_batch(batch)
         for result in results:
             if isinstance(result, Exception):
@@ -223,11 +223,12 @@ def through_daemon(daemon: DaemonProcess, threads: int, seconds: float, public: 
         verify_raw(public, algorithm, results[0].signature, MESSAGE)
         return lambda: client.sign_batch(batch)
 
-    return BATCH * per_second(threads, seconds, start)
+    return BATCH * per_second(2, seconds, start)
 
 
 def measure(store: Store, algorithm: Algorithm, threads: int, directory: Path, seconds: float, rounds: int) -> dict[str, float]:
     """Return the median of every figure, in signatures a second."""
+    key = f"bench-{algorithm.value}-{threads}"
     daemon = DaemonProcess(sections=f"[backends.store]\n{store.section}threads = {threads}\n")
     daemon.env.update(store.environment)
     daemon.start()
@@ -235,9 +236,9 @@ def measure(store: Store, algorithm: Algorithm, threads: int, directory: Path, s
     runner = BackendRunner("bench", backend, Limits(threads=threads))
     try:
         with daemon.admin() as admin:
-            admin.create_key("bench", backend="store", algorithm=algorithm.value, purposes=["raw"])
-            (version,) = admin.get_key("bench").versions
-            handle = next(key.handle for key in admin.list_stored_keys("store") if key.kid == version.kid)
+            admin.create_key(key, backend="store", algorithm=algorithm.value, purposes=["raw"])
+            (version,) = admin.get_key(key).versions
+            handle = next(stored.handle for stored in admin.list_stored_keys("store") if stored.kid == version.kid)
         public = backend.public_key(handle)
         public_jwk, thumbprint = jwk.from_public_key(public)
         view = VersionView(KeyVersion("bench", 1, thumbprint, thumbprint, public_jwk, handle, first(time.time())))
@@ -245,8 +246,8 @@ def measure(store: Store, algorithm: Algorithm, threads: int, directory: Path, s
         ways: dict[str, Callable[[], float]] = {
             "direct": lambda: per_second(threads, seconds, store.direct(handle, algorithm)),
             "backend": lambda: per_second(threads, seconds, lambda: lambda: backend.sign(handle, algorithm, MESSAGE)),
-            "runner": lambda: through_runner(runner, view, algorithm, threads, seconds),
-            "daemon": lambda: through_daemon(daemon, 2, seconds, public, algorithm),
+            "runner": lambda: through_runner(runner, view, algorithm, 4 * threads, seconds),
+            "daemon": lambda: through_daemon(daemon, key, seconds, public, algorithm),
         }
         seen: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
@@ -275,7 +276,9 @@ def main() -> int:
                 for threads in (1, 4):
                     figures = measure(store, algorithm, threads, Path(directory), options.seconds, options.rounds)
                     direct = figures["direct"]
-                    cells = " | ".join(f"{figures[way]:,.0f} ({figures[way] / direct:.0%})" for way in ("backend", "runner", "daemon"))
+                    cells = " | ".join(
+                        f"{figures[way]:,.0f} ({figures[way] / direct:.0%})" for way in ("backend", "runner", "daemon")
+                    )
                     print(f"| {store.name} | {algorithm.value} | {threads} | {direct:,.0f} | {cells} |", flush=True)
                     if figures["backend"] < BAR * direct:
                         short.append(f"{store.name} {algorithm.value} with {threads} threads: {figures['backend'] / direct:.0%}")

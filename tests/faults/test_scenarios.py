@@ -30,7 +30,7 @@ from keyd.core.jwk import to_public_key
 SECONDS = float(os.environ.get("KEYD_FAULT_SECONDS", "1.5"))
 RECOVERY = 15.0
 #: How much slower, at the 99th percentile, a key in files may become: twice, and what two busy cores add by themselves.
-FACTOR, NOISE = 2.0, 0.025
+FACTOR, NOISE = 2.0, 0.05
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Scenario:
     fault: Callable[[], AbstractContextManager[None]]
     #: Outcomes that callers may see while it lasts; empty: they notice nothing.
     allowed: frozenset[str] = frozenset({"UNAVAILABLE BACKEND_UNAVAILABLE"})
+    #: What the daemon gives a signature in this store; a hung one must be noticed within a phase.
+    timeout: str = "0.5s"
     #: Whether some calls must fail while it lasts; else the fault was none.
     bites: bool = True
 
@@ -115,8 +117,10 @@ SCENARIOS: dict[str, Callable[[Path], AbstractContextManager[Scenario]]] = {
     "OpenBao hung": lambda d: openbao(d, hung),
     "OpenBao token expired": lambda d: openbao(d, token_expired, allowed=frozenset(), bites=False),
     "SoftHSM token directory moved away": softhsm,
-    "KMS (fake) throttled at 50 %": lambda d: kms(d, lambda fake: fake.throttling(0.5), allowed=THROTTLED, bites=False),
-    "KMS (fake) throttled wholly": lambda d: kms(d, lambda fake: fake.throttling(1.0), allowed=THROTTLED),
+    "KMS (fake) throttled at 50 %": lambda d: kms(
+        d, lambda fake: fake.throttling(0.5), allowed=THROTTLED, bites=False, timeout="2s"
+    ),
+    "KMS (fake) throttled wholly": lambda d: kms(d, lambda fake: fake.throttling(1.0), allowed=THROTTLED, timeout="2s"),
     "KMS (fake) gone": lambda d: kms(d, FakeKms.gone),
 }
 
@@ -125,7 +129,7 @@ SCENARIOS: dict[str, Callable[[Path], AbstractContextManager[Scenario]]] = {
 def test_scenario(name: str, directory: Path, record_property: Callable[[str, object], None]) -> None:
     with ExitStack() as stack:
         scenario = stack.enter_context(SCENARIOS[name](directory))
-        daemon = DaemonProcess(sections=f'[backends.store]\n{scenario.section}timeout = "2s"\n')
+        daemon = DaemonProcess(sections=f'[backends.store]\n{scenario.section}timeout = "{scenario.timeout}"\n')
         stack.callback(daemon.close)
         daemon.env.update(scenario.environment)
         daemon.start()
