@@ -81,7 +81,7 @@ def connect(config: AwsKmsConfig) -> tuple[Any, RenewableCredentials]:
     core = Session(profile=config.profile)
     core.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
     session = boto3.Session(botocore_session=core, region_name=config.region)
-    client = session.client("kms", endpoint_url=config.endpoint_url, config=_sdk_config(config, config.max_attempts))
+    client = session.client("kms", endpoint_url=config.endpoint_url, config=_sdk_config(config))
     _bound_by_deadline(client, config)
     if config.retry_mode == "adaptive":
         _slow_down_when_throttled(client)
@@ -97,12 +97,12 @@ class _Given:
         self.load = lambda: credentials
 
 
-def _sdk_config(config: AwsKmsConfig, attempts: int) -> Config:
+def _sdk_config(config: AwsKmsConfig) -> Config:
     return Config(
         connect_timeout=config.connect_timeout,
         read_timeout=config.read_timeout,
         max_pool_connections=_CONNECTIONS,
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": config.max_attempts},
         # None leaves it to the environment and the profile.
         use_fips_endpoint=config.use_fips or None,
         user_agent_extra="keyd",
@@ -112,13 +112,16 @@ def _sdk_config(config: AwsKmsConfig, attempts: int) -> Config:
 def _load_credentials(config: AwsKmsConfig) -> Credentials | None:
     """Go through the SDK's chain from the start, reading files again that it has read before."""
     session = Session(profile=config.profile)
+    if config.region is not None:
+        session.set_config_variable("region", config.region)
+    # For the clients that the SDK makes on its way, such as the one for web identity.
+    session.set_default_client_config(_sdk_config(config))
     source = session.get_credentials()
     if source is None or config.role_arn is None:
         return source
 
     def sts(service: str, **arguments: Any) -> Any:
-        region = config.region or session.get_config_variable("region")
-        client = session.create_client(service, region_name=region, config=_sdk_config(config, config.max_attempts), **arguments)
+        client = session.create_client(service, **arguments)
         _bound_by_deadline(client, config)
         return client
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from botocore import exceptions as sdk
 from botocore.exceptions import ClientError
 
@@ -94,6 +96,9 @@ def translate(error: Exception, what: str) -> BackendError:
         return _from_answer(error, what)
     if isinstance(error, _NO_CREDENTIALS):
         return BackendAccessError(f"no usable AWS credentials ({type(error).__name__}); give the daemon a role or a profile")
+    if isinstance(error, OSError) and not isinstance(error, sdk.BotoCoreError):  # some errors of the SDK are both
+        reason = os.strerror(error.errno or 0)
+        return BackendAccessError(f"cannot read the file that AWS credentials come from: {reason}; check its path and owner")
     if isinstance(error, RuntimeError):  # so the SDK says that what it got to replace expired credentials has expired too
         return BackendAccessError("the AWS credentials have expired and so have those that replace them; check their source")
     if isinstance(error, sdk.ParamValidationError | sdk.EndpointResolutionError):

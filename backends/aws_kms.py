@@ -217,7 +217,7 @@ class AwsKmsBackend:
                 if error_code(error) not in STALE_CREDENTIALS or not self._credentials.renew(used):
                     raise
                 answer = function(**arguments)
-        except (ClientError, BotoCoreError, RuntimeError) as error:
+        except (ClientError, BotoCoreError, OSError, RuntimeError) as error:
             raise translate(error, what) from error
         self._credentials.confirm()
         return answer
@@ -327,9 +327,9 @@ def _settled(call: Callable[[], object]) -> None:
     while True:
         try:
             call()
-        except KeyNotFoundError:
+        except KeyNotFoundError as error:
             if time.monotonic() + pause >= end:
-                raise
+                raise BackendUnavailableError(f"KMS does not know of what it just made: {error}") from error
         else:
             return
         time.sleep(pause)

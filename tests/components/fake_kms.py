@@ -121,6 +121,7 @@ class FakeKms:
         self._lock = threading.RLock()
         self._random = random.Random(20261124)
         self._hang = threading.Event()
+        self._hang_at: tuple[str, ...] = ()
         self._resumed = threading.Event()
         self._port = 0
         self._server: _Server | None = None
@@ -164,8 +165,10 @@ class FakeKms:
             self.start()
 
     @contextmanager
-    def hung(self) -> Iterator[None]:
+    def hung(self, *operations: str) -> Iterator[None]:
+        """Answer nothing, or none of these operations."""
         self._resumed.clear()
+        self._hang_at = operations
         self._hang.set()
         try:
             yield
@@ -199,7 +202,7 @@ class FakeKms:
 
     def answer(self, target: str, headers: Any, body: bytes) -> tuple[int, bytes, str]:
         """Return status, content and type of the answer to one request."""
-        if self._hang.is_set():
+        if self._hang.is_set() and (not self._hang_at or target.partition(".")[2] in self._hang_at):
             self._resumed.wait(60)
             raise ConnectionAbortedError
         if not target:

@@ -170,12 +170,14 @@ def test_a_disabled_key(opened: Opener, admin: Any) -> None:
     assert backend.sign(handle, ES256, MESSAGE)
 
 
-def test_a_key_that_somebody_else_is_having_deleted(opened: Opener, admin: Any) -> None:
+def test_a_key_that_somebody_else_is_having_deleted(kms: FakeKms, opened: Opener, admin: Any) -> None:
     backend = opened()
     handle = backend.create("k", 1, ES256)
     admin.schedule_key_deletion(KeyId=handle)
-    with pytest.raises(errors.KeyNotFoundError, match="about to be deleted"):
-        backend.sign(handle, ES256, MESSAGE)
+    for _ in range(2):
+        with pytest.raises(errors.KeyNotFoundError, match="about to be deleted"):
+            backend.sign(handle, ES256, MESSAGE)
+    assert len(sent(kms, "Sign")) == 1, "what was known of a key that is gone should have been forgotten"
     assert list(backend.list()) == []
     admin.cancel_key_deletion(KeyId=handle)
     with pytest.raises(errors.BackendAccessError, match="is disabled"):
@@ -228,10 +230,17 @@ def test_keys_for_something_else(opened: Opener, admin: Any, key: Mapping[str, s
 
 def test_a_new_key_that_is_not_known_everywhere_yet(kms: FakeKms, opened: Opener) -> None:
     kms.lag = 3
+    kms.failures = {"GetPublicKey": [KmsError("NotFoundException", "") for _ in range(2)]}
     backend = opened()
     handle = backend.create("k", 1, ES256)
     assert backend.sign(handle, ES256, MESSAGE)
     assert len(sent(kms, "CreateKey")) == 1
+
+
+def test_a_new_key_that_stays_unknown(kms: FakeKms, opened: Opener) -> None:
+    kms.lag = 1000
+    with pytest.raises(errors.BackendUnavailableError, match="does not know of what it just made"), deadline.within(0.5):
+        opened().create("k", 1, ES256)
 
 
 def test_what_is_missing_may_look_forbidden(kms: FakeKms, opened: Opener) -> None:
@@ -363,6 +372,12 @@ def test_no_credentials(kms: FakeKms, opened: Opener, environment: Callable[...,
             list(backend.list())
 
 
+def test_a_web_identity_without_its_token(kms: FakeKms, opened: Opener, environment: Any, tmp_path: Path) -> None:
+    environment(None, AWS_ROLE_ARN=ROLE, AWS_WEB_IDENTITY_TOKEN_FILE=str(tmp_path / "missing"))
+    with pytest.raises(errors.BackendAccessError, match="cannot read the file that AWS credentials come from: No such file"):
+        list(opened().list())
+
+
 def test_no_secret_in_what_is_raised(kms: FakeKms, opened: Opener) -> None:
     backend = opened(max_attempts=1)
     handle = backend.create("k", 1, ES256)
@@ -436,6 +451,17 @@ def test_the_read_timeout_holds_without_a_deadline(kms: FakeKms, opened: Opener)
         with pytest.raises(errors.BackendUnavailableError, match="ReadTimeoutError"):
             backend.sign(handle, ES256, MESSAGE)
         assert 0.4 <= time.monotonic() - start < 2
+
+
+def test_the_deadline_holds_for_what_a_list_asks_side_by_side(kms: FakeKms, opened: Opener) -> None:
+    backend = opened()
+    for version in range(1, 12):
+        backend.create("k", version, ES256)
+    with kms.hung("DescribeKey"):
+        start = time.monotonic()
+        with pytest.raises(errors.BackendUnavailableError), deadline.within(0.5):
+            list(backend.list())
+        assert time.monotonic() - start < 1.5
 
 
 @pytest.mark.parametrize("mode", ["standard", "adaptive"])
