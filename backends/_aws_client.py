@@ -19,6 +19,7 @@ from backends._aws_errors import THROTTLING
 from backends.deadline import remaining
 from backends.errors import BackendThrottledError, BackendUnavailableError
 
+_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError)
 _CONNECTIONS = 64  # kept open at most; they are opened when they are needed
 _PATIENCE = 60.0  # seconds, for callers without a deadline
 _RENEWAL_INTERVAL = 5.0  # seconds; credentials that are refused from the start are not loaded again for every call
@@ -139,7 +140,7 @@ def _bound_by_deadline(client: Any, config: AwsKmsConfig) -> None:
         request.context["read_timeout"] = remaining(config.read_timeout)
 
     service = client.meta.service_model.service_id.hyphenize()
-    client.meta.events.register_first(f"before-send.{service}", cap)
+    client.meta.events.register_last(f"before-send.{service}", cap)  # after the adaptive mode has waited
     client.meta.events.register_first(f"needs-retry.{service}", _veto)
 
 
@@ -157,9 +158,6 @@ def _veto(
         return None if longest < remaining(_PATIENCE) else False
     except BackendUnavailableError:
         return False
-
-
-_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError)
 
 
 class _Tokens(bucket.TokenBucket):  # type: ignore[misc]  # the SDK has no types
