@@ -162,11 +162,7 @@ class BackendRunner:
         handle = version.record.handle
         if handle is None:
             raise errors.KeyStateError(f"the private key of {version.record.kid!r} is destroyed")
-        limit = self.backend.capabilities.max_message.get(algorithm)
-        if limit is not None and len(message) > limit:
-            raise errors.SizeError(
-                f"backend {self.name!r} signs at most {limit} bytes with {algorithm.value}, got {len(message)}"
-            )
+        self._check_size(algorithm, len(message))
         try:
             if algorithm in self.backend.capabilities.inline:
                 return self._sign_inline(version, handle, algorithm, message)
@@ -195,6 +191,15 @@ class BackendRunner:
         return errors.BackendFailedError(
             f"backend {self.name!r} returned a signature that does not verify under kid {kid!r}; it was withheld"
         )
+
+    def _check_size(self, algorithm: Algorithm, size: int) -> None:
+        least = self.backend.capabilities.min_message.get(algorithm, 0)
+        most = self.backend.capabilities.max_message.get(algorithm)
+        if size < least or (most is not None and size > most):
+            raise errors.SizeError(
+                f"backend {self.name!r} signs {least} to {most if most is not None else 'any number of'} bytes with "
+                f"{algorithm.value}, got {size}"
+            )
 
     def _sign_inline(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
         try:

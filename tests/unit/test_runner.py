@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from support import FakeClock, keyring, memory_backend, new_key
 from backends import deadline
 from backends import errors as backend_errors
 from keyd.core.breaker import THRESHOLD
-from keyd.core.errors import BackendFailedError, BackendUnavailableError, KeydError, OverloadedError
+from keyd.core.errors import BackendFailedError, BackendUnavailableError, KeydError, OverloadedError, SizeError
 from keyd.core.keyring import Keyring
 from keyd.core.runner import BackendRunner, Limits
 from keyd.core.store import SqlStore
@@ -160,3 +161,17 @@ async def test_a_key_that_is_made_too_late_is_destroyed_again(world: World) -> N
     await world.ring.mend("remote")
     assert not world.store.load().intents
     await world.ring.create(new_key("late", backend="remote"))
+
+
+async def test_sizes_that_the_store_does_not_sign_are_refused_before_it_is_asked(world: World) -> None:
+    algorithm = world.ring.snapshot.get("agent").key.algorithm
+    limits = replace(world.backend.capabilities, min_message={algorithm: 2}, max_message={algorithm: 4})
+    world.backend.capabilities = limits
+    view = world.ring.snapshot.get("agent").versions[0]
+    for size in (2, 4):
+        assert await world.runner.sign(view, algorithm, bytes(size))
+    asked = len(world.backend.calls)
+    for size in (0, 1, 5):
+        with pytest.raises(SizeError, match=f"signs 2 to 4 bytes with Ed25519, got {size}"):
+            await world.runner.sign(view, algorithm, bytes(size))
+    assert len(world.backend.calls) == asked
