@@ -27,10 +27,15 @@ class Breaker:
         """The last failure while the breaker is open, else None."""
         return self._reason
 
-    def admits(self) -> bool:
-        """Say whether a call may be made now. True while it is open takes the one place that there is until the next pause."""
+    def admits(self, *, patient: bool = True) -> bool:
+        """Say whether a call may be made now. True while it is open takes the one place that there is until the next pause.
+
+        A call that is not ``patient`` gets none of those: it may end too soon to tell anything.
+        """
         if self._reason is None:
             return True
+        if not patient:
+            return False
         with self._lock:
             now = self._monotonic()
             if now < self._next_try:

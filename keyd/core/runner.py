@@ -99,7 +99,7 @@ class BackendRunner:
         """
         if self._under_way >= self.limits.max_waiting:
             raise errors.OverloadedError(f"backend {self.name!r} has {self._under_way} calls under way; try again later")
-        if not self.breaker.admits():
+        if not self.breaker.admits(patient=self._is_evidence(within)):
             raise errors.BackendUnavailableError(
                 f"backend {self.name!r} does not answer ({self.breaker.reason}); try again later"
             )
@@ -126,13 +126,16 @@ class BackendRunner:
             _log.info("backend answers again", backend=self.name)
         return result
 
+    def _is_evidence(self, within: float) -> bool:
+        return within >= min(_EVIDENCE, self.limits.timeout)
+
     def _done(self, _: Future[R]) -> None:
         with self._idle:
             self._under_way -= 1
             self._idle.notify_all()
 
     def _failed(self, reason: str, within: float) -> None:
-        if within < min(_EVIDENCE, self.limits.timeout):
+        if not self._is_evidence(within):
             return  # else callers in a hurry could shut everybody else out
         if self.breaker.failed(reason):
             self.troubled.set()

@@ -14,7 +14,7 @@ from support import FakeClock, keyring, memory_backend, new_key
 
 from backends import deadline
 from backends import errors as backend_errors
-from keyd.core.breaker import THRESHOLD
+from keyd.core.breaker import PAUSE, THRESHOLD
 from keyd.core.errors import BackendFailedError, BackendUnavailableError, KeydError, OverloadedError, SizeError
 from keyd.core.keyring import Keyring
 from keyd.core.runner import BackendRunner, Limits
@@ -23,10 +23,18 @@ from keyd.core.store import SqlStore
 FAST = Limits(timeout=0.1, admin_timeout=0.1, threads=2, max_waiting=4)
 
 
+class Time:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class World:
     def __init__(self, path: Path) -> None:
         self.backend = RemoteBackend()
-        self.runner = BackendRunner("remote", self.backend, FAST)
+        self.time = Time()
+        self.runner = BackendRunner("remote", self.backend, FAST, monotonic=self.time)
         self.local = BackendRunner("mem", memory_backend())
         self.store = SqlStore(path)
         self.ring: Keyring = keyring(self.store, {"remote": self.runner, "mem": self.local}, FakeClock())
@@ -73,6 +81,20 @@ async def test_callers_in_a_hurry_shut_nobody_out(world: World) -> None:
     assert world.runner.breaker.reason is None
     world.backend.answering.set()
     assert await world.sign()
+
+
+async def test_callers_in_a_hurry_do_not_take_the_place_of_one_who_would_find_out(world: World) -> None:
+    world.backend.failure = backend_errors.BackendUnavailableError("connection refused")
+    for _ in range(THRESHOLD):
+        with pytest.raises(BackendUnavailableError):
+            await world.sign()
+    world.backend.failure = None
+    world.time.now += PAUSE
+    for _ in range(3):
+        with pytest.raises(BackendUnavailableError):
+            await world.sign(within=0.01)
+    assert await world.sign()
+    assert world.runner.breaker.reason is None
 
 
 async def test_the_backend_learns_the_deadline(world: World) -> None:
