@@ -48,6 +48,10 @@ class UnusableKeyError(Exception):
     """A key object that keyd has no algorithm for, or that lacks a part."""
 
 
+class ForbiddenKeyError(UnusableKeyError):
+    """A key that its token lets nobody, or not a daemon, sign with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
     """How a token signs for one algorithm."""

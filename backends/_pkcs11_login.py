@@ -10,7 +10,7 @@ from typing import Any
 from pkcs11 import TokenFlag
 from pkcs11 import exceptions as p11
 
-from backends._pkcs11_errors import PIN_REFUSED, code
+from backends._pkcs11_errors import PIN_REFUSED, StoreDoubtError, code
 from backends._pkcs11_module import MAPPER, Module
 from backends.errors import BackendAccessError, BackendConfigError
 from backends.secrets import SecretRef
@@ -40,6 +40,7 @@ def log_in(module: Module, token: Any, pin: SecretRef) -> Any:
     Raises:
         BackendAccessError: the token refuses the PIN, or did before, or is locked or close to it.
         BackendConfigError: the PIN cannot be read, or another backend uses the token with another one.
+        StoreDoubtError: another token than before is in the slot.
         pkcs11.exceptions.PKCS11Error: anything else.
     """
     text = _text(pin)
@@ -47,6 +48,8 @@ def log_in(module: Module, token: Any, pin: SecretRef) -> Any:
     slot = token.slot.slot_id
     if slot in module.logins:
         session, other = module.logins[slot]
+        if other.serial != attempt.serial:
+            raise StoreDoubtError(f"the token {other.label!r} was replaced by another")
         if other != attempt:
             raise BackendConfigError(f"two backends use the token {token.label!r} with different PINs; one of them is wrong")
         return session

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,8 @@ _CKR_CRYPTOKI_NOT_INITIALIZED = 0x190
 _CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
 _NO_THREADS = {0x9, 0xA}  # CKR_NEED_TO_CREATE_THREADS, CKR_CANT_LOCK
 _CKF_OS_LOCKING_OK = 0x2
-_ABSENT = (AttributeSensitive, AttributeTypeInvalid, FunctionFailed)
+# As good as absent: what a token does not have, or does not give, or not in the form of the standard.
+_ABSENT = (AttributeSensitive, AttributeTypeInvalid, FunctionFailed, ValueError, struct.error)
 _log = logging.getLogger("keyd.backends.pkcs11")
 
 
@@ -285,7 +287,7 @@ def read(thing: Any, attributes: tuple[Attribute, ...]) -> dict[Attribute, Any]:
     """Return those of the attributes that an object has."""
     try:
         return dict(thing.get_attributes(attributes))
-    except PKCS11Error:
+    except (PKCS11Error, ValueError, struct.error):
         # Some tokens fail as a whole when one is missing.
         values = {}
         for attribute in attributes:

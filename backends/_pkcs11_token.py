@@ -16,13 +16,21 @@ from pkcs11.constants import DEFAULT
 
 from backends import deadline
 from backends._pkcs11_errors import OBJECT_GONE, StoreDoubtError
-from backends._pkcs11_keys import PUBLIC_ATTRIBUTES, Generator, Signer, UnusableKeyError, public_key_of, signers
+from backends._pkcs11_keys import (
+    PUBLIC_ATTRIBUTES,
+    ForbiddenKeyError,
+    Generator,
+    Signer,
+    UnusableKeyError,
+    public_key_of,
+    signers,
+)
 from backends._pkcs11_login import log_in
 from backends._pkcs11_module import MAPPER, PATIENCE, Module, find, read
 from backends._pkcs11_uri import Pkcs11Uri
 from backends.api import Algorithm, PublicKey
 from backends.encoding import algorithm_fits
-from backends.errors import BackendConfigError, BackendIntegrityError, BackendUnavailableError
+from backends.errors import BackendAccessError, BackendConfigError, BackendIntegrityError, BackendUnavailableError
 from backends.secrets import SecretRef
 
 _FINDS = 5  # while other processes make and destroy objects, about one search in three fails
@@ -114,6 +122,8 @@ class Connection:
         private = read(found[0], _PRIVATE_ATTRIBUTES)
         try:
             public_key = _checked(private, read(publics[0], PUBLIC_ATTRIBUTES))
+        except ForbiddenKeyError as error:
+            raise BackendAccessError(f"keyd may not use {handle} on {self.description}: {error}") from error
         except UnusableKeyError as error:
             raise BackendIntegrityError(f"keyd cannot use {handle} on {self.description}: {error}") from error
         fitting = {algorithm: signer for algorithm, signer in self.signers.items() if algorithm_fits(algorithm, public_key)}
@@ -292,7 +302,7 @@ class Connection:
         if Mechanism.ECDSA not in self.mechanisms:
             return range(0)
         info = self._token.slot.get_mechanism_info(Mechanism.ECDSA)
-        # Some tokens leave the sizes out.
+        # Some tokens leave a size out, as 0.
         return range(info.min_key_length or 0, (info.max_key_length or 521) + 1)
 
     def _log_once(self, key_id: bytes, label: object, reason: Exception) -> None:
@@ -308,7 +318,7 @@ def _token(module: Module, uri: Pkcs11Uri) -> Any:
     for slot in module.library.get_slots():
         try:
             token = slot.get_token()
-        except (p11.TokenNotPresent, p11.TokenNotRecognised, ValueError):  # a label that is not UTF-8 is not ours
+        except (p11.TokenNotPresent, p11.TokenNotRecognised):
             continue
         except p11.PKCS11Error as error:
             failure = error  # one bad reader must not hide the others
@@ -327,9 +337,9 @@ def _token(module: Module, uri: Pkcs11Uri) -> Any:
 def _checked(private: dict[Attribute, Any], public: dict[Attribute, Any]) -> PublicKey:
     """Return the public key of a pair that can sign. Raises UnusableKeyError."""
     if not private.get(Attribute.SIGN):
-        raise UnusableKeyError("its CKA_SIGN is not true")
+        raise ForbiddenKeyError("its CKA_SIGN is not true")
     if private.get(Attribute.ALWAYS_AUTHENTICATE):
-        raise UnusableKeyError("it wants the PIN for every signature")
+        raise ForbiddenKeyError("it wants the PIN for every signature")
     if private.get(Attribute.KEY_TYPE) != public.get(Attribute.KEY_TYPE):
         raise UnusableKeyError("the public object with the same CKA_ID is of another type")
     return public_key_of(public)

@@ -192,6 +192,9 @@ class Pkcs11Backend:
                 errors.append(error)
                 self._after_failure(connection, worker, handle, errors)
                 continue
+            except BackendError:
+                connection.idle.append(worker)
+                raise
             connection.idle.append(worker)
             if signature is not None:
                 return signature

@@ -137,8 +137,9 @@ def test_keys_that_cannot_be_used_are_left_out(store: SoftHsm, caplog: pytest.Lo
         disabled[Attribute.SIGN] = False
         assert [key.handle for key in backend.list()] == ["id=01"]
         for number, complaint in ((2, "several keys"), (3, "no public object"), (4, "CKA_SIGN"), (5, "curve")):
+            expected = errors.BackendAccessError if number == 4 else errors.BackendIntegrityError
             for call in (backend.public_key, lambda handle: backend.sign(handle, Algorithm.ES256, M)):
-                with pytest.raises(errors.BackendIntegrityError, match=complaint):
+                with pytest.raises(expected, match=complaint):
                     call(f"id=0{number}")
         with pytest.raises(errors.BackendIntegrityError, match="destroy it by hand"):
             backend.destroy("id=02")
@@ -152,6 +153,18 @@ def test_keys_that_cannot_be_used_are_left_out(store: SoftHsm, caplog: pytest.Lo
     ):
         assert reason in caplog.text
     assert caplog.text.count("its curve") == 1, "said at every listing"
+
+
+def test_a_key_that_is_disabled_while_it_is_used(store: SoftHsm) -> None:
+    with opened(store.config()) as backend:
+        handle = backend.create("k", 1, Algorithm.ES256)
+        backend.sign(handle, Algorithm.ES256, M)
+        (key,) = find(backend._connection._session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY})
+        key[Attribute.SIGN] = False
+        with pytest.raises(errors.BackendAccessError, match="CKA_SIGN is not true"):
+            backend.sign(handle, Algorithm.ES256, M)
+        key[Attribute.SIGN] = True
+        backend.sign(handle, Algorithm.ES256, M)
 
 
 @pytest.mark.parametrize("others", [0, 1], ids=["the last key", "one of two"])
