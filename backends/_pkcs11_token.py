@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pkcs11 import Attribute, Mechanism, MechanismFlag, ObjectClass
 from pkcs11 import exceptions as p11
@@ -33,7 +33,8 @@ from backends.encoding import algorithm_fits
 from backends.errors import BackendAccessError, BackendConfigError, BackendIntegrityError, BackendUnavailableError
 from backends.secrets import SecretRef
 
-_FINDS = 5  # while other processes make and destroy objects, about one search in three fails
+_T = TypeVar("_T")
+_TRIES = 5  # while other processes make and destroy objects, about one search in three fails
 _PRIVATE_ATTRIBUTES = (
     Attribute.ID,
     Attribute.LABEL,
@@ -109,23 +110,29 @@ class Connection:
         return cls(module, token, log_in(module, token, pin))
 
     def learn(self, handle: str, key_id: bytes) -> Facts | None:
-        """Read what a key pair is; None if there is provably none. Raises StoreDoubtError if that cannot be told."""
-        found = self._find({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
-        if not found:
+        """Read what a key pair is; None if there is provably none.
+
+        Raises:
+            StoreDoubtError: that cannot be told.
+            BackendError: keyd cannot use it.
+        """
+        # The public half first: a token that goes away meanwhile does not look like one with half a pair.
+        publics = self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
+        privates = self._find({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+        if not privates:
             self.prove()
             return None
-        publics = self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
-        if len(found) > 1 or len(publics) > 1:
+        if len(privates) > 1 or len(publics) > 1:
             raise BackendIntegrityError(f"several keys on {self.description} have the CKA_ID of {handle}; give each its own")
         if not publics:
             raise BackendIntegrityError(f"{handle} on {self.description} has no public object, which keyd needs; store it there")
-        private = read(found[0], _PRIVATE_ATTRIBUTES)
+        public, private = read(publics[0], PUBLIC_ATTRIBUTES), read(privates[0], _PRIVATE_ATTRIBUTES)
         try:
-            public_key = _checked(private, read(publics[0], PUBLIC_ATTRIBUTES))
-        except ForbiddenKeyError as error:
-            raise BackendAccessError(f"keyd may not use {handle} on {self.description}: {error}") from error
+            public_key = _checked(private, public)
         except UnusableKeyError as error:
-            raise BackendIntegrityError(f"keyd cannot use {handle} on {self.description}: {error}") from error
+            self.prove()
+            kind = BackendAccessError if isinstance(error, ForbiddenKeyError) else BackendIntegrityError
+            raise kind(f"keyd cannot use {handle} on {self.description}: {error}") from error
         fitting = {algorithm: signer for algorithm, signer in self.signers.items() if algorithm_fits(algorithm, public_key)}
         facts = Facts(public_key, fitting)
         self.facts[handle] = facts
@@ -157,10 +164,9 @@ class Connection:
 
     def usable(self) -> list[KeyPair]:
         """Return the key pairs that keyd may use. Raises StoreDoubtError if the token cannot tell."""
-        privates = [read(found, _PRIVATE_ATTRIBUTES) for found in self._private()]
+        publics, privates = _again(self._all)
         if not privates:
             self.prove()
-        publics = [read(found, PUBLIC_ATTRIBUTES) for found in self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY})]
         counts = Counter(private.get(Attribute.ID, b"") for private in privates)
         by_id = {public.get(Attribute.ID, b""): public for public in publics}
         twice = {key_id for key_id, count in Counter(public.get(Attribute.ID, b"") for public in publics).items() if count > 1}
@@ -225,13 +231,19 @@ class Connection:
         if not privates:
             self.prove()
         publics = self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
+        vanished = False
         with self._module.quiet():
             self.facts.pop(handle, None)
             # The private half first: a public one that is left over signs nothing.
             for found in (*privates, *publics):
-                with suppress(*OBJECT_GONE):  # another process was faster
+                try:
                     found.destroy()
-        self._populated = bool(self._private())
+                except OBJECT_GONE:
+                    vanished = True
+        left = self._private()
+        if vanished and not left:
+            raise StoreDoubtError(f"{self.description} shows no keys any more")
+        self._populated = bool(left)
 
     def worker_for(self, handle: str, key_id: bytes, facts: Facts) -> Worker | None:
         """Return a worker that has the private key at hand; None if it is gone again."""
@@ -291,12 +303,12 @@ class Connection:
         return self._find({Attribute.CLASS: ObjectClass.PRIVATE_KEY})
 
     def _find(self, template: dict[Attribute, Any], session: Any = None) -> list[Any]:
-        for _ in range(_FINDS - 1):
-            try:
-                return find(session or self._session, template)
-            except OBJECT_GONE:
-                continue  # destroyed by another process between being found and being read
-        return find(session or self._session, template)
+        return _again(lambda: find(session or self._session, template))
+
+    def _all(self) -> tuple[list[dict[Attribute, Any]], list[dict[Attribute, Any]]]:
+        """Return what there is of public and of private keys, in this order for the reason that :meth:`learn` gives."""
+        publics = [read(found, PUBLIC_ATTRIBUTES) for found in self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY})]
+        return publics, [read(found, _PRIVATE_ATTRIBUTES) for found in self._private()]
 
     def _ecdsa_bits(self) -> range:
         if Mechanism.ECDSA not in self.mechanisms:
@@ -311,6 +323,14 @@ class Connection:
             _log.info(
                 "the private key with CKA_ID %s and label %r on %s is left out: %s", key_id.hex(), label, self.description, reason
             )
+
+
+def _again(work: Callable[[], _T]) -> _T:
+    """Do this, and again if another process destroyed an object between its being found and its being read."""
+    for _ in range(_TRIES - 1):
+        with suppress(*OBJECT_GONE):
+            return work()
+    return work()
 
 
 def _token(module: Module, uri: Pkcs11Uri) -> Any:

@@ -35,7 +35,8 @@ from backends.secrets import SecretRef
 _T = TypeVar("_T")
 _Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _NoNul = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
-_SIGN_TRIES = 3  # with the session at hand, with a new one, with the module opened again
+_FAILURES = 3  # with the session at hand, with a new one, with the module opened again
+_TURNS = 10  # more than the times that the module can be opened again, by other backends, during one signature
 _log = logging.getLogger("keyd.backends.pkcs11")
 
 
@@ -180,7 +181,7 @@ class Pkcs11Backend:
             BackendIntegrityError: there is another key under this handle than before.
         """
         errors: list[PKCS11Error] = []
-        for _ in range(_SIGN_TRIES):
+        for _ in range(_TURNS):
             connection, worker = self._worker(handle, algorithm)
             signer = worker.keys[handle][1].signers.get(algorithm)
             if signer is None:
@@ -198,8 +199,6 @@ class Pkcs11Backend:
             connection.idle.append(worker)
             if signature is not None:
                 return signature
-        if errors:
-            raise self._translated(errors[-1], f"cannot sign with {handle}") from errors[-1]
         raise BackendUnavailableError(f"the token {self._uri.describe()} comes and goes; try again")
 
     def destroy(self, handle: str) -> None:
@@ -242,7 +241,7 @@ class Pkcs11Backend:
                 cause.__cause__ = error
             except StoreDoubtError as error:
                 cause = error
-            self._connection = None
+            # The connection stays until the module is open again: it knows that there were keys.
             was_open = self._module.is_open
             self._module.reopen(self._config.reopen_interval, cause)
             if was_open:
@@ -316,19 +315,22 @@ class Pkcs11Backend:
         return self._on_token(work, f"cannot sign with {handle}")
 
     def _after_failure(self, connection: Connection, worker: Worker, handle: str, errors: Sequence[PKCS11Error]) -> None:
-        """Have the next try begin one step further back: with the key, then with the session, then with the module."""
-        error = errors[-1]
-        if isinstance(error, OBJECT_GONE) or not is_broken(error):
+        """Have the next try begin one step further back: with the key, then with the session, then with the module.
+
+        Raises:
+            BackendError: there is no further back.
+        """
+        error, broken = errors[-1], is_broken(errors[-1])
+        if isinstance(error, OBJECT_GONE) or not broken:
             # Somebody destroys the key, for all we know: tokens fail in many ways meanwhile. It is learnt anew, and must be the same.
             worker.keys.pop(handle)
             connection.facts.pop(handle, None)
             connection.idle.append(worker)
-            if not is_broken(error) and len(errors) > 1:
-                raise self._translated(error, f"cannot sign with {handle}") from error
-            return
-        connection.idle.clear()  # the other sessions are hardly better
-        if len(errors) > 1:
-            connection.suspect = True
+        else:
+            connection.idle.clear()  # the other sessions are hardly better
+            connection.suspect = connection.suspect or len(errors) > 1
+        if len(errors) == _FAILURES or (len(errors) > 1 and not broken):
+            raise self._translated(error, f"cannot sign with {handle}") from error
 
     def _id(self, handle: str) -> bytes:
         key_id = id_of(handle)

@@ -1,4 +1,6 @@
-"""A program that uses one token from several threads in every way at once. A module that is not ready for that crashes it.
+"""A program that uses one token from several threads in every way at once, while its module is opened again and again.
+
+A module that is not ready for threads, or is finalised while it is used, crashes it.
 
 usage: python pkcs11_threads.py CONFIG_JSON SECONDS
 """
@@ -59,6 +61,10 @@ def main() -> None:
     threads = [threading.Thread(target=run.work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
+    while time.monotonic() < run.end:
+        time.sleep(0.03)
+        with backend._module.exclusively():
+            backend._module.reopen(0, RuntimeError("test"))
     for thread in threads:
         thread.join()
     backend.close()

@@ -15,7 +15,7 @@ from components.nss import Nss
 from components.softhsm import LABEL, MODULE, PIN, SoftHsm
 from pkcs11 import Attribute, ObjectClass, TokenFlag
 
-from backends import _pkcs11_login, deadline, errors
+from backends import _pkcs11_login, _pkcs11_token, deadline, errors
 from backends._pkcs11_keys import GENERATORS
 from backends._pkcs11_module import find
 from backends._pkcs11_token import Connection
@@ -243,6 +243,25 @@ def test_an_empty_token_that_is_gone_is_not_empty(store: SoftHsm) -> None:
             backend.list()
 
 
+def test_a_fake_token_that_shows_nothing_any_more(store: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SoftHSM fails in other ways, too, when it is gone; this stands for tokens that only go silent."""
+    with opened(store.config(reopen_interval=3600)) as backend:
+        handle = backend.create("k", 1, Algorithm.ES256)
+        calls: list[Callable[[], object]] = [
+            backend.list,
+            lambda: backend.public_key(handle),
+            lambda: backend.destroy(handle),
+            lambda: backend.sign(handle, Algorithm.ES256, M),
+            lambda: backend.create("k", 2, Algorithm.ES256),
+        ]
+        with monkeypatch.context() as patch:
+            patch.setattr(_pkcs11_token, "find", lambda session, template: [])
+            for call in calls:
+                with pytest.raises(errors.BackendUnavailableError, match="shows no keys any more"):
+                    call()
+        backend.sign(handle, Algorithm.ES256, M)
+
+
 def test_the_module_is_opened_again_at_most_every_interval(store: SoftHsm, spy_log: Path) -> None:
     spy = Spy(store, spy_log)
     with opened(store.config(reopen_interval=0.5, **spy.settings)) as backend:
@@ -449,8 +468,6 @@ def _run(command: list[str], store: SoftHsm) -> subprocess.CompletedProcess[str]
 
 def test_a_fake_token_that_lets_keys_leave(store: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token at hand disobeys; so one that obeys is told wrongly."""
-    from backends import _pkcs11_token
-
     with opened(store.config()) as backend:
         obeyed = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: True}
         connection: Connection = backend._connection
