@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -35,6 +36,8 @@ from backends.secrets import SecretRef
 
 _T = TypeVar("_T")
 _TRIES = 5  # while other processes make and destroy objects, about one search in three fails
+_LOOKS = 3
+_PAUSE = 0.02  # seconds between two looks
 _PRIVATE_ATTRIBUTES = (
     Attribute.ID,
     Attribute.LABEL,
@@ -84,6 +87,8 @@ class Connection:
         #: Set when signing failed in a way that only opening the module again may mend.
         self.suspect = False
         self.facts: dict[str, Facts] = {}
+        # The handles of the keys that were seen here and not destroyed by us.
+        self._known: set[str] = set()
         #: Last in, first out, so that few sessions do the work while there is little of it. Appending and popping are atomic.
         self.idle: deque[Worker] = deque()
         self._module = module
@@ -116,11 +121,11 @@ class Connection:
             StoreDoubtError: that cannot be told.
             BackendError: keyd cannot use it.
         """
-        # The public half first: a token that goes away meanwhile does not look like one with half a pair.
-        publics = self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
-        privates = self._find({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+        publics, privates = self._pair(key_id)
         if not privates:
             self.prove()
+            if handle in self._known:
+                raise StoreDoubtError(f"{self.description} does not show {handle} any more")
             return None
         if len(privates) > 1 or len(publics) > 1:
             raise BackendIntegrityError(f"several keys on {self.description} have the CKA_ID of {handle}; give each its own")
@@ -136,6 +141,7 @@ class Connection:
         fitting = {algorithm: signer for algorithm, signer in self.signers.items() if algorithm_fits(algorithm, public_key)}
         facts = Facts(public_key, fitting)
         self.facts[handle] = facts
+        self._known.add(handle)
         return facts
 
     def prove(self) -> None:
@@ -210,9 +216,7 @@ class Connection:
             parameters = self._session.create_domain_parameters(generator.key_type, curve, local=True)
             public, private = parameters.generate_keypair(**template)
         self._populated = True
-        kept = read(private, (Attribute.SENSITIVE, Attribute.EXTRACTABLE, Attribute.ID, Attribute.LABEL))
-        asked = {**_PRIVATE_TEMPLATE, Attribute.ID: key_id, Attribute.LABEL: label}
-        wrong = sorted(attribute.name for attribute, value in asked.items() if kept.get(attribute) != value)
+        wrong = _disobeyed(private, {**_PRIVATE_TEMPLATE, Attribute.ID: key_id, Attribute.LABEL: label})
         if wrong:
             private.destroy()
             public.destroy()
@@ -234,6 +238,7 @@ class Connection:
         vanished = False
         with self._module.quiet():
             self.facts.pop(handle, None)
+            self._known.discard(handle)
             # The private half first: a public one that is left over signs nothing.
             for found in (*privates, *publics):
                 try:
@@ -305,8 +310,23 @@ class Connection:
     def _find(self, template: dict[Attribute, Any], session: Any = None) -> list[Any]:
         return _again(lambda: find(session or self._session, template))
 
+    def _pair(self, key_id: bytes) -> tuple[list[Any], list[Any]]:
+        """Return the public and the private keys with this CKA_ID; one of each, as a rule.
+
+        The public half comes first: a token that goes away meanwhile does not look like one with half a pair then. Half a
+        pair, or more than one, is looked at again: SoftHSM shows too little or too much for a moment when another process makes and
+        destroys keys.
+        """
+        for _ in range(_LOOKS):
+            publics = self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
+            privates = self._find({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+            if len(publics) == len(privates) < 2:
+                break
+            time.sleep(_PAUSE)
+        return publics, privates
+
     def _all(self) -> tuple[list[dict[Attribute, Any]], list[dict[Attribute, Any]]]:
-        """Return what there is of public and of private keys, in this order for the reason that :meth:`learn` gives."""
+        """Return what there is of public and of private keys, in the order of :meth:`_pair`."""
         publics = [read(found, PUBLIC_ATTRIBUTES) for found in self._find({Attribute.CLASS: ObjectClass.PUBLIC_KEY})]
         return publics, [read(found, _PRIVATE_ATTRIBUTES) for found in self._private()]
 
@@ -328,9 +348,21 @@ class Connection:
 def _again(work: Callable[[], _T]) -> _T:
     """Do this, and again if another process destroyed an object between its being found and its being read."""
     for _ in range(_TRIES - 1):
-        with suppress(*OBJECT_GONE):
+        with suppress(*OBJECT_GONE, p11.AttributeValueInvalid):
             return work()
     return work()
+
+
+def _disobeyed(made: Any, asked: Mapping[Attribute, Any]) -> list[str]:
+    """Return the names of the attributes that a new object has otherwise than asked, after a second look as in ``_pair``."""
+    wrong: list[str] = []
+    for _ in range(_LOOKS):
+        kept = read(made, tuple(asked))
+        wrong = sorted(attribute.name for attribute, value in asked.items() if kept.get(attribute) != value)
+        if not wrong:
+            break
+        time.sleep(_PAUSE)
+    return wrong
 
 
 def _token(module: Module, uri: Pkcs11Uri) -> Any:
