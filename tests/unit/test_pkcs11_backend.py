@@ -452,7 +452,7 @@ def test_threads(store: SoftHsm, tmp_path: Path) -> None:
     done = _run([sys.executable, str(program), str(_written(store, tmp_path)), "2"], store)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0
-    assert done.stderr == ""
+    assert "ignored" not in done.stderr, "a destructor of the library complains"
 
 
 def _written(store: SoftHsm, directory: Path) -> Path:

@@ -39,7 +39,7 @@ def wrapped(octets: bytes) -> bytes:
         (ED, KeyType.EC_EDWARDS, bytes.fromhex("06032b6570")),
         (ED, KeyType.EC_EDWARDS, b"\x13\x0cedwards25519"),
     ],
-    ids=str,
+    ids=["p256", "p256-name", "p384", "ed25519", "ed25519-name"],
 )
 def test_points(key, key_type, params, wrap) -> None:
     attributes = {Attribute.KEY_TYPE: key_type, Attribute.EC_PARAMS: params, Attribute.EC_POINT: wrap(point(key))}
