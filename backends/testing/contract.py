@@ -133,7 +133,10 @@ class BackendContract(FaultContract):
         wanted = [("k", 1), ("k", 11), ("k.1", 1), ("k-1", 1), ("k_1", 1), ("1", 1), ("A.b-C_d.9", 3), ("x" * 63, 2)]
         handles = {backend.create(name, version, algorithm): (name, version) for name, version in wanted}
         assert len(handles) == len(wanted), "two versions share a handle"
-        assert listed(backend) == handles
+        found = listed(backend)
+        assert found.items() >= handles.items()
+        # A store that counts versions itself makes those in a gap, too.
+        assert {name for name, _ in found.values()} == {name for name, _ in wanted}
 
     def test_destroy(self, backend: Backend) -> None:
         """A destroyed key neither signs nor shows; destroying it again succeeds; its neighbours stay."""
