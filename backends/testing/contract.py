@@ -199,7 +199,7 @@ class BackendContract(FaultContract):
         """After a restart the same handles sign with the same keys, destroyed ones do not; or all are gone, if so declared."""
         with closing(self.make_backend(tmp_path)) as opened:
             algorithms = declared(opened[-1])
-            handles = {opened[-1].create("k", number, algorithm): algorithm for number, algorithm in enumerate(algorithms, 1)}
+            handles = {opened[-1].create(f"k{number}", 1, algorithm): algorithm for number, algorithm in enumerate(algorithms)}
             before = {handle: spki(opened[-1], handle) for handle in handles}
             gone = opened[-1].create("gone", 1, cheapest(opened[-1]))
             opened[-1].destroy(gone)
@@ -209,18 +209,18 @@ class BackendContract(FaultContract):
             for handle in [] if self.persistent else handles:
                 with pytest.raises(errors.KeyNotFoundError):
                     backend.public_key(handle)
-            assert listed(backend) == {handle: ("k", number) for number, handle in enumerate(handles, 1) if self.persistent}
+            assert listed(backend) == {handle: (f"k{number}", 1) for number, handle in enumerate(handles) if self.persistent}
             if not self.persistent:
                 return
             for handle, algorithm in handles.items():
                 assert spki(backend, handle) == before[handle], f"{algorithm.value}: another key after the restart"
                 check(backend.public_key(handle), algorithm, backend.sign(handle, algorithm, MESSAGE), MESSAGE)
             with pytest.raises(errors.KeyExistsError):
-                backend.create("k", 1, algorithms[0])
+                backend.create("k0", 1, algorithms[0])
 
     def test_64_threads_sign(self, backend: Backend) -> None:
         """Sixty-four threads at once, over all algorithms: every signature is over the right message by the right key."""
-        keys = [(algorithm, backend.create("k", number, algorithm)) for number, algorithm in enumerate(declared(backend), 1)]
+        keys = [(algorithm, backend.create(f"k{number}", 1, algorithm)) for number, algorithm in enumerate(declared(backend))]
         publics = {handle: backend.public_key(handle) for _, handle in keys}
         together = threading.Barrier(64)
 
