@@ -166,11 +166,13 @@ class Vault:
             )
         if isinstance(error, exceptions.EmptyPoolError):
             return BackendUnavailableError(f"all {_CONNECTIONS} connections to {where} are waiting for answers")
-        if isinstance(error, exceptions.ReadTimeoutError | exceptions.ConnectTimeoutError):
+        if isinstance(error, exceptions.NewConnectionError):  # a ConnectTimeoutError too, so it comes first
+            return BackendUnavailableError(f"{where} cannot be reached; start it, or check the address")
+        if isinstance(error, exceptions.TimeoutError):
             return BackendUnavailableError(f"{where} did not answer in time")
         if isinstance(error, exceptions.ProtocolError):
             return BackendUnavailableError(f"{where} broke the connection off before it answered")
-        return BackendUnavailableError(f"{where} cannot be reached; start it, or check the address")
+        return BackendUnavailableError(f"{where} cannot be talked to ({type(error).__name__}); check the address")
 
     def _connections(self) -> urllib3.HTTPConnectionPool:
         parts = urlsplit(self._config.address)

@@ -105,8 +105,6 @@ class VaultTransitBackend:
             raise BackendError(f"transit takes no key named {transit_name!r}; use a name that ends in a letter or digit")
         with self._changing(transit_name):
             key = self._find(transit_name)
-            making = self._made.get(transit_name)
-            fresh = key is None or (making is not None and not making.done)
             if key is not None and key.latest >= version:
                 raise KeyExistsError(f"transit key {transit_name} has had a version {version} already")
             if key is not None and algorithm not in key.algorithms:
@@ -114,13 +112,14 @@ class VaultTransitBackend:
                     f"transit key {transit_name} is of type {key.type}, and so are all its versions; "
                     f"make the key for {algorithm.value} under another name"
                 )
-            if fresh:
+            if key is None:
                 self._made[transit_name] = _Making(version, done=False)
             self._advance(transit_name, key, version, algorithm)
-            if fresh:
-                if version > 1:
-                    self._trim(transit_name, version)
-                self._made[transit_name] = _Making(version, done=True)
+            making = self._made.get(transit_name)
+            if making is not None and not making.done:  # begun just now, or by a call that failed half way
+                if making.first > 1:
+                    self._trim(transit_name, making.first)
+                self._made[transit_name] = making._replace(done=True)
         return handle
 
     def list(self) -> Iterable[StoredKey]:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from backends.vault_transit import VaultTransitBackend
-from keyd.demo.stores.openbao import Server
+from keyd.demo.stores.openbao import Server, binary
 
 _CONFIG = """\
 storage "{storage}" {{{options}}}
@@ -56,11 +56,20 @@ class OpenBao(Server):
         self.http = f"http://127.0.0.1:{port}"
         self.https = f"https://127.0.0.1:{tls_port}"
         self.unix = f"unix:{directory}/bao.sock"
+        self.bao = binary()
         self._numbers = itertools.count(1)
-        storage, options = ("file", f'\n  path = "{directory}/data"\n') if durable else ("inmem", "")
+        storage, options = ("raft", f'\n  path = "{directory}/data"\n  node_id = "one"\n  performance_multiplier = 1\n') if durable else ("inmem", "")
         config = _CONFIG.format(port=port, tls_port=tls_port, storage=storage, options=options.replace("{", "{{"))
+        if durable:
+            (directory / "data").mkdir()
+            config += 'cluster_addr = "http://127.0.0.1:1"\n'
         super().__init__(directory, config.replace("{}", "{{}}").replace("{\n", "{{\n").replace("\n}", "\n}}"))
         self.initialise()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the ``bao`` command needs."""
+        return {"BAO_ADDR": self.http, "BAO_TOKEN": str(self.token), "HOME": str(self.directory)}
 
     def tenant(self, directory: Path, **role: object) -> "Tenant":
         """Make a transit mount, and what keyd needs to use it."""
