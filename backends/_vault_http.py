@@ -154,7 +154,10 @@ class Vault:
             )
         if status in _UNAVAILABLE:
             raise BackendUnavailableError(f"vault at {self.address} {_UNAVAILABLE[status]}")
-        return Reply(status, body if isinstance(body, dict) else {})
+        reply = Reply(status, body if isinstance(body, dict) else {})
+        if status == 500 and "store is stopped" in reply.words:  # the rate limiter's, while a quota is changed or removed
+            raise BackendThrottledError(f"vault at {self.address} is changing its rate limits")
+        return reply
 
     def _failure(self, error: exceptions.HTTPError) -> BackendError:
         where = f"vault at {self.address}"

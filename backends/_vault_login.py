@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from backends.errors import BackendAccessError, BackendConfigError, BackendError
 from backends.secrets import Secret
 
 _MAX_TOKEN = 64 * 1024
+_TOKEN = re.compile(rb"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -97,10 +99,12 @@ class _TokenLogin:
         self.read = read
 
     def exchange(self, credential: Secret) -> Grant:
-        token = credential.reveal().decode("ascii", "replace").strip()
+        token = _token(credential, self._what)
         try:
             facts = Token(_adapter(self._vault, token)).lookup_self()["data"]
-            return Grant(token, float(facts["ttl"]), bool(facts["renewable"]), fingerprint(credential))
+            # In its last second a token has a ttl of 0, which elsewhere means that it never ends.
+            lease = max(1.0, float(facts["ttl"])) if facts["expire_time"] is not None else 0.0
+            return Grant(token, lease, bool(facts["renewable"]), fingerprint(credential))
         except RefusedError as error:
             _refuse(self._vault, self._what, "put a token there that is neither expired nor revoked", error)
         except (KeyError, TypeError, ValueError) as error:
@@ -135,8 +139,9 @@ class _AppRoleLogin:
     def _unwrap(self, credential: Secret) -> Secret:
         if self._unwrapped is not None and self._unwrapped[0] == fingerprint(credential):
             return self._unwrapped[1]
+        token = _token(credential, f"the {self._config.secret_id}")
         try:
-            answer = Wrapping(_adapter(self._vault, credential.reveal().decode("ascii", "replace"))).unwrap()
+            answer = Wrapping(_adapter(self._vault, token)).unwrap()
             secret_id = Secret(answer["data"]["secret_id"].encode())
         except RefusedError as error:
             what = f"unwrapping the secret_id in the {self._config.secret_id}"
@@ -216,6 +221,14 @@ def _from_agent(path: Path) -> Secret:
     if not token:
         raise BackendUnavailableError(f"{path} is empty; check what should write a token there")
     return Secret(token)
+
+
+def _token(credential: Secret, what: str) -> str:
+    """Return a token as text. Anything else would show up in http.client's complaint about the header."""
+    octets = credential.reveal().strip()
+    if _TOKEN.fullmatch(octets) is None:
+        raise BackendAccessError(f"{what} is no token; put one line with nothing but a token there")
+    return octets.decode("ascii")
 
 
 def _adapter(vault: Vault, token: str | None) -> HvacAdapter:

@@ -53,9 +53,12 @@ def fake_token_review(token: str) -> Iterator[FakeTokenReview]:
 
 def service_account_token() -> str:
     """Return what looks like a service account's token; only the fake knows whether it is good."""
-    parts = {"alg": "RS256"}, {
-        "sub": "system:serviceaccount:agents:keyd",
-        "kubernetes.io": {"namespace": "agents", "serviceaccount": {"name": "keyd", "uid": "4711"}},
-    }
+    parts = (
+        {"alg": "RS256"},
+        {
+            "sub": "system:serviceaccount:agents:keyd",
+            "kubernetes.io": {"namespace": "agents", "serviceaccount": {"name": "keyd", "uid": "4711"}},
+        },
+    )
     header, claims = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
     return f"{header}.{claims}.c2lnbmF0dXJl"

@@ -10,7 +10,8 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +26,9 @@ from backends.vault_transit import VaultTransitBackend
 from keyd.demo.stores.openbao import Server, binary
 
 _CONFIG = """\
-storage "{storage}" {{{options}}}
+{storage}
 listener "unix" {{
-  address = "{{directory}}/bao.sock"
+  address = "{directory}/bao.sock"
   tls_disable = true
   socket_mode = "0600"
 }}
@@ -37,12 +38,20 @@ listener "tcp" {{
 }}
 listener "tcp" {{
   address = "127.0.0.1:{tls_port}"
-  tls_cert_file = "{{directory}}/server.pem"
-  tls_key_file = "{{directory}}/server.key"
+  tls_cert_file = "{directory}/server.pem"
+  tls_key_file = "{directory}/server.key"
 }}
 api_addr = "http://127.0.0.1:{port}"
+cluster_addr = "http://127.0.0.1:1"
 log_level = "warn"
 """
+_IN_MEMORY = 'storage "inmem" {}'
+_ON_DISK = """\
+storage "raft" {{
+  path = "{directory}/data"
+  node_id = "one"
+  performance_multiplier = 1
+}}"""
 
 
 class OpenBao(Server):
@@ -58,12 +67,11 @@ class OpenBao(Server):
         self.unix = f"unix:{directory}/bao.sock"
         self.bao = binary()
         self._numbers = itertools.count(1)
-        storage, options = ("raft", f'\n  path = "{directory}/data"\n  node_id = "one"\n  performance_multiplier = 1\n') if durable else ("inmem", "")
-        config = _CONFIG.format(port=port, tls_port=tls_port, storage=storage, options=options.replace("{", "{{"))
+        storage = _IN_MEMORY
         if durable:
             (directory / "data").mkdir()
-            config += 'cluster_addr = "http://127.0.0.1:1"\n'
-        super().__init__(directory, config.replace("{}", "{{}}").replace("{\n", "{{\n").replace("\n}", "\n}}"))
+            storage = _ON_DISK.format(directory=directory)
+        super().__init__(directory, _CONFIG.format(directory=directory, storage=storage, port=port, tls_port=tls_port))
         self.initialise()
 
     @property
@@ -87,6 +95,7 @@ class OpenBao(Server):
     def hung(self) -> Iterator[None]:
         os.kill(self.process.pid, signal.SIGSTOP)
         try:
+            until(lambda: all(state(thread) == "T" for thread in Path(f"/proc/{self.process.pid}/task").iterdir()))
             yield
         finally:
             os.kill(self.process.pid, signal.SIGCONT)
@@ -122,9 +131,7 @@ class Tenant:
     def allow(self, more: str) -> None:
         """Install the policy that keyd prints, and these lines."""
         config = VaultTransitBackend.Config(address="unix:/x", mount=self.mount, auth={"token": {"env": "X"}})
-        self.server.call(
-            "PUT", f"sys/policies/acl/{self.policy_name}", {"policy": VaultTransitBackend.policy(config) + more}
-        )
+        self.server.call("PUT", f"sys/policies/acl/{self.policy_name}", {"policy": VaultTransitBackend.policy(config) + more})
 
     def deny(self) -> None:
         """Leave a policy that allows nothing but to look up the token."""
@@ -212,6 +219,22 @@ def shared() -> OpenBao:
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     atexit.register(server.stop)
     return server
+
+
+def state(task: Path) -> str:
+    """Return the state of a thread as in proc(5)."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"  # there is no such thread any more
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something, at most so long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
 
 
 def write_private(path: Path, content: str) -> None:

@@ -35,8 +35,12 @@ _START = 20.0  # seconds that the server may take to answer
 class Server:
     """One server process. Starts when it is made; a context manager that ends it."""
 
-    def __init__(self, directory: Path, config: str = _CONFIG) -> None:
-        """Run the server on a configuration with a Unix socket ``bao.sock``, until it answers.
+    def __init__(self, directory: Path, config: str | None = None) -> None:
+        """Run the server and wait until it answers.
+
+        Args:
+            directory: for its socket ``bao.sock``, its configuration and its log.
+            config: with a listener at that socket; default: nothing but that, and storage in memory.
 
         Raises:
             StoreMissingError: it is not installed, or does not start.
@@ -46,8 +50,9 @@ class Server:
         self._directory = directory
         self._unseal_key = ""
         file = directory / "bao.hcl"
-        file.write_text(config.format(directory=directory))
-        self._command = [binary(), "server", f"-config={file}"]
+        file.write_text(config or _CONFIG.format(directory=directory))
+        self._program = binary()
+        self._command = [self._program, "server", f"-config={file}"]
         self.process = self._run()
 
     def __enter__(self) -> Self:
@@ -55,6 +60,11 @@ class Server:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+    @property
+    def product(self) -> str:
+        """What the program is called."""
+        return "Vault" if Path(self._program).name == "vault" else "OpenBao"
 
     def stop(self) -> None:
         """End the process at once; it has nothing to keep."""
@@ -193,8 +203,4 @@ def start(directory: Path) -> Iterator[DemoStore]:
             f'address = "unix:{server.socket}"\n'
             f'auth = {{ approle = {{ role_id = "{role_id}", secret_id = {{ file = "{secret}" }} }} }}\n'
         )
-        yield DemoStore(f"{_product(server)} {version}, transit engine", section, "Ed25519", {})
-
-
-def _product(server: Server) -> str:
-    return "Vault" if "vault" in Path(server.process.args[0]).name else "OpenBao"  # type: ignore[index]  # we gave a list
+        yield DemoStore(f"{server.product} {version}, transit engine", section, "Ed25519", {})
