@@ -8,6 +8,7 @@ from backends.testing import BackendContract
 
 class TestFileBackend(BackendContract):
     backend_class = FileBackend
+    component = "file"
 
     def make_backend(self, tmp_path: Path) -> FileBackend:
         kek = tmp_path / "kek"

@@ -7,6 +7,7 @@ from backends.testing import BackendContract
 
 class TestMemoryBackend(BackendContract):
     backend_class = MemoryBackend
+    component = "memory"
     persistent = False
 
     def make_backend(self, tmp_path: Path) -> MemoryBackend:
