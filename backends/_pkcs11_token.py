@@ -161,12 +161,13 @@ class Connection:
         if self._token.slot.get_token().serial != self._token.serial:
             raise StoreDoubtError(f"{self.description} was replaced by another")
 
-    def labelled(self, label: str) -> bool:
-        """Say whether there is a private key with this label."""
-        if self._find({Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: label}):
-            return True
+    def labelled(self, label: str) -> bytes | None:
+        """Return the CKA_ID, which may be empty, of a private key with this label; None if there is provably none."""
+        template = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: label}
+        for found in _again(lambda: [read(key, _PRIVATE_ATTRIBUTES) for key in self._find(template)]):
+            return bytes(found.get(Attribute.ID, b""))
         self.prove()
-        return False
+        return None
 
     def usable(self) -> list[KeyPair]:
         """Return the key pairs that keyd may use. Raises StoreDoubtError if the token cannot tell."""

@@ -125,6 +125,16 @@ class Backend(Protocol):
         """
         ...
 
+    def find(self, name: str, version: int) -> str | None:
+        """Return the handle of what was made for this version, by this keyd or another; None if there is nothing.
+
+        It is what :meth:`list` would show, at the cost of one look. keyd asks before it makes a version, and to undo one.
+
+        Raises:
+            BackendUnavailableError: the store cannot tell.
+        """
+        ...
+
     def public_key(self, handle: str) -> PublicKey:
         """Return the public key, read from the store.
 

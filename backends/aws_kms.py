@@ -111,7 +111,7 @@ class AwsKmsBackend:
         """Make a KMS key with tags and an alias and return its id. Raises as :meth:`backends.api.Backend.create`."""
         self._check_declared(algorithm)
         alias = alias_for(self._config.prefix, name, version)
-        if self._is_taken(alias):
+        if self._behind(alias) is not None:  # to save a key from being made in vain; what counts is that the alias cannot be made
             raise KeyExistsError(f"{alias} is there already")
         tags = {KEY_TAG: name, VERSION_TAG: str(version), **self._config.tags}
         made = self._call(
@@ -151,6 +151,11 @@ class AwsKmsBackend:
             finally:
                 for answer in usable:
                     answer.cancel()
+
+    def find(self, name: str, version: int) -> str | None:
+        """Return the id of the key with the alias of this version, unless it is about to be deleted."""
+        key = self._behind(alias_for(self._config.prefix, name, version))
+        return None if key is None or key.get("KeyState") in _DYING else str(key["KeyId"])
 
     def public_key(self, handle: str) -> PublicKey:
         """Return the public key. Raises as :meth:`sign`."""
@@ -252,13 +257,17 @@ class AwsKmsBackend:
         metadata: dict[str, Any] = answer["KeyMetadata"]
         return metadata
 
-    def _is_taken(self, alias: str) -> bool:
-        """Say whether there is such an alias, to save a key from being made in vain. What counts is that it cannot be made."""
+    def _behind(self, alias: str) -> dict[str, Any] | None:
+        """Return what KMS says of the key behind an alias; None if there is no such alias."""
         try:
-            self._describe(alias)
-        except (KeyNotFoundError, BackendAccessError):  # without a key, a policy by tags allows nothing
-            return False
-        return True
+            return self._describe(alias)
+        except KeyNotFoundError:
+            return None
+        except BackendAccessError:
+            # A policy by tags allows nothing without a key, so this may only mean that there is none.
+            if any(alias == listed for listed, _ in self._aliases()):
+                raise
+            return None
 
     def _discard(self, handle: str, alias: str) -> None:
         try:

@@ -163,6 +163,17 @@ class FileBackend:
         """Return the key files by their names, without reading them."""
         return [StoredKey(handle, name, version) for handle, name, version in _handles(self._directory)]
 
+    def find(self, name: str, version: int) -> str | None:
+        """Return the name of the file of this version, if it is there, sound or not."""
+        handle = _handle(name, version)
+        try:
+            (self._directory / handle).lstat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise translate(error, f"cannot look for {self._directory / handle}") from error
+        return handle
+
     def public_key(self, handle: str) -> PublicKey:
         """Return the public half. Raises as :meth:`sign`."""
         return self._load(handle).private.public_key()

@@ -65,6 +65,11 @@ class MemoryBackend:
         with self._lock:
             return [StoredKey(handle, entry.name, entry.version) for handle, entry in self._entries.items()]
 
+    def find(self, name: str, version: int) -> str | None:
+        """Return the handle of this version, if it is there."""
+        handle = f"{name}.{version}"
+        return handle if handle in self._entries else None
+
     def public_key(self, handle: str) -> PublicKey:
         """Return the public half. Raises KeyNotFoundError."""
         return self._entry(handle).private.public_key()

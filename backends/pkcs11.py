@@ -145,7 +145,7 @@ class Pkcs11Backend:
                     f"{connection.description} makes no keys for {algorithm.value} itself; "
                     "bring one there by its own means, and adopt it"
                 )
-            if connection.labelled(label):
+            if connection.labelled(label) is not None:
                 raise KeyExistsError(f"{connection.description} holds a key labelled {label!r} already")
             try:
                 connection.generate(generator, key_id, label, self._config.rsa_bits)
@@ -161,6 +161,14 @@ class Pkcs11Backend:
         """Return the usable key pairs: those that sign, with a public object, under a CKA_ID that no other pair has."""
         pairs = self._on_token(Connection.usable, "cannot list the keys")
         return [StoredKey(handle_of(pair.id), *version_of(pair.label)) for pair in pairs]
+
+    def find(self, name: str, version: int) -> str | None:
+        """Return the handle of the private key that bears the label of this version."""
+        label = label_for(name, version)
+        if label is None:
+            return None
+        key_id = self._on_token(lambda connection: connection.labelled(label), "cannot look for a key")
+        return None if key_id is None else handle_of(key_id)
 
     def public_key(self, handle: str) -> PublicKey:
         """Return the public key, read from the token.

@@ -135,6 +135,15 @@ class VaultTransitBackend:
             found = [pool.submit(copy_context().run, self._stored, name) for name in names]
             return [stored for future in found for stored in future.result()]
 
+    def find(self, name: str, version: int) -> str | None:
+        """Return the handle of this version, if the transit key has it."""
+        transit_name = self._prefix + name
+        handle = f"{transit_name}:{version}"
+        if _HANDLE.fullmatch(handle) is None:
+            return None  # transit takes no such name
+        key = self._find(transit_name)
+        return handle if key is not None and version in key.versions else None
+
     def public_key(self, handle: str) -> PublicKey:
         """Return the public key, read from the server."""
         _, version = self._parse(handle)

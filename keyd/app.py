@@ -117,7 +117,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     publication = Publication(config.jwks.max_age, config.jwks.alg)
 
     async def report() -> None:
-        await grpc_server.report({name: monitor.failure(name) is None for name in runners})
+        await grpc_server.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
     daemon = Daemon(config, keyring, monitor, signer, publication, _defaults(config))
@@ -143,9 +143,13 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     stack.callback(server.socket.unlink, missing_ok=True)
     await grpc_server.start()
     stack.push_async_callback(grpc_server.stop, server.drain_timeout)
+    for name, runner in runners.items():
+        if runner.backend.capabilities.in_process:
+            await monitor.look(name)
     await report()
     watch = asyncio.create_task(monitor.run())
     stack.callback(watch.cancel)
+    stack.push_async_callback(monitor.stop)
     _log.info(
         "serving",
         socket=str(server.socket),

@@ -16,7 +16,7 @@ GROUP = "keyd.backends"
 _EXTRAS = {"pkcs11": "pkcs11", "boto3": "aws", "botocore": "aws", "hvac": "vault"}
 #: Fields of a backend's section that are keyd's own.
 RESERVED = ("type", "timeout", "admin_timeout", "threads", "max_waiting")
-_METHODS = ("open", "create", "list", "public_key", "sign", "destroy", "close")
+_METHODS = ("open", "create", "list", "find", "public_key", "sign", "destroy", "close")
 
 
 class PluginError(Exception):

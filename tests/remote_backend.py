@@ -21,6 +21,8 @@ class RemoteBackend(MemoryBackend):
         self.lies = False
         self.destroyed = threading.Event()
         self.calls: list[str] = []
+        #: The handles whose public keys were asked for.
+        self.asked: set[str] = set()
 
     def _enter(self, call: str) -> None:
         self.calls.append(call)
@@ -36,8 +38,13 @@ class RemoteBackend(MemoryBackend):
         self._enter("list")
         return list(super().list())
 
+    def find(self, name: str, version: int) -> str | None:
+        self._enter("find")
+        return super().find(name, version)
+
     def public_key(self, handle: str) -> PublicKey:
         self._enter("public_key")
+        self.asked.add(handle)
         return super().public_key(handle)
 
     def sign(self, handle: str, algorithm: Algorithm, message: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from keyd.core.keyring import Keyring
 from keyd.core.model import Key, KidFormat, Purpose
 from keyd.core.profile import BUILT_IN
 from keyd.core.runner import BackendRunner
-from keyd.core.store import SqlStore
+from keyd.core.store import Intent, SqlStore
 from keyd.core.timeline import LifecyclePolicy
 
 START = 1_800_000_000.0
@@ -55,6 +56,20 @@ def keyring(store: SqlStore, runners: Mapping[str, BackendRunner], clock: FakeCl
     ring = Keyring(store, runners, clock, served_max_age=300)
     ring.profiles = frozenset(BUILT_IN)
     return ring
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread or task is about to do."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - threads set no event of this loop
+            await asyncio.sleep(0.001)
+
+
+def intent(store: SqlStore, name: str, backend: str) -> Intent:
+    """Give out the next version number of a key and note the intent to make it, as a kill right after that leaves it."""
+    noted = Intent(name, store.next_version(name), backend)
+    store.begin_version(noted)
+    return noted
 
 
 def signature_base(now: float, *, keyid: str | None = None, authority: str = "example.com", extra: str = "") -> bytes:

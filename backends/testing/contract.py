@@ -149,6 +149,20 @@ class BackendContract(FaultContract):
         assert listed(backend) == {neighbour: ("k", 2)}
         check(backend.public_key(neighbour), algorithm, backend.sign(neighbour, algorithm, MESSAGE), MESSAGE)
 
+    def test_find(self, backend: Backend) -> None:
+        """What was made for a version is found by its name and number, and nothing else is, nor anything destroyed."""
+        algorithm = cheapest(backend)
+        handles = {(name, 1): backend.create(name, 1, algorithm) for name in ("k", "k.1", "k-1")}
+        handles["k", 2] = backend.create("k", 2, algorithm)
+        assert {place: backend.find(*place) for place in handles} == handles
+        for nothing in (("k", 3), ("k", 11), ("K", 1), ("k.1", 2), ("no", 1), ("x" * 63, 1)):
+            assert backend.find(*nothing) is None
+        backend.destroy(handles["k-1", 1])
+        backend.destroy(handles["k", 1])
+        assert backend.find("k-1", 1) is None
+        assert backend.find("k", 1) is None
+        assert backend.find("k", 2) == handles["k", 2]
+
     def test_destroy_newest_first(self, backend: Backend) -> None:
         """A newer version is destroyed before an older one; or refused without harm and destroyed after it, if so declared."""
         algorithm = cheapest(backend)
@@ -172,6 +186,7 @@ class BackendContract(FaultContract):
         assert listed(backend) == {first: ("k", 3)}
         second = backend.create("k", 6, algorithm)
         assert listed(backend).items() >= {first: ("k", 3), second: ("k", 6)}.items()
+        assert (backend.find("k", 3), backend.find("k", 6)) == (first, second)
         assert spki(backend, first) != spki(backend, second)
         backend.destroy(first)
         check(backend.public_key(second), algorithm, backend.sign(second, algorithm, MESSAGE), MESSAGE)

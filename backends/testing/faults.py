@@ -41,6 +41,7 @@ class FaultContract(Harness):
             lambda: check(public, algorithm, backend.sign(handle, algorithm, MESSAGE), MESSAGE),
             lambda: backend.public_key(handle),
             lambda: listed(backend),
+            lambda: backend.find("k", 1),
             lambda: backend.create("during", 1, algorithm),
         ]
         with self.inject(backend, fault):

@@ -61,7 +61,7 @@ def explain(error: Exception) -> Failure | None:
     if isinstance(error, click.ClickException) and not isinstance(error, click.UsageError):
         return Failure(error.format_message().splitlines(), "", error.exit_code)
     # Looked up, not imported: whoever raised one of these has imported its module.
-    client, config = sys.modules.get("keyd.client"), sys.modules.get("keyd.config")
+    client, config, plugins = (sys.modules.get(f"keyd.{name}") for name in ("client", "config", "plugins"))
     if client is not None and isinstance(error, client.KeydClientError):
         code = error.code.name
         hint = _HINTS_BY_REASON.get(error.reason, "") if error.reason else _HINTS_BY_CODE.get(code, "")
@@ -73,6 +73,8 @@ def explain(error: Exception) -> Failure | None:
     if config is not None and isinstance(error, config.ConfigError):
         path = f"{error.path}: " if error.path is not None else ""
         return Failure([printable(f"{path}{problem}") for problem in error.problems], "", BAD_CONFIG)
+    if plugins is not None and isinstance(error, plugins.PluginError):
+        return Failure([printable(str(error))], "", BAD_CONFIG)
     return None
 
 

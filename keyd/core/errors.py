@@ -116,9 +116,15 @@ class BackendFailedError(KeydError):
 
 
 class BackendUnavailableError(KeydError):
-    """The backend cannot be reached, took too long, or refuses the daemon. Worth a retry."""
+    """The backend cannot be reached or took too long. Worth a retry."""
 
     reason = "BACKEND_UNAVAILABLE"
+
+
+class BackendRefusedError(BackendUnavailableError):
+    """The backend refuses the daemon, for one key or altogether. For callers the same; an operator has to act."""
+
+    reason = "BACKEND_REFUSED"
 
 
 class OverloadedError(KeydError):

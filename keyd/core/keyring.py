@@ -1,15 +1,14 @@
 """The keys of this daemon and every change to them.
 
-Changes to the keys of one backend come one at a time, so that a slow one holds up only its own. Each is written to the store
-first and then becomes visible at once, by swapping the snapshot.
-Making a version is the only act of several steps: note the intent, create in the backend, read the public key back, sign and
-verify a probe, record the version. :mod:`keyd.core.repair` mends what a crash leaves between any two of them.
+Each change is written to the store first and then becomes visible at once, by swapping the snapshot; one at a time, and never
+while a backend is waited for. What needs a backend comes one at a time for each backend, so that a slow one holds up only its own.
+Making a version is the only act of several steps: :mod:`keyd.core.maker` has the backend make it, then it proves itself and is
+recorded. :mod:`keyd.core.repair` mends what a crash leaves between any two of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -21,12 +20,12 @@ from keyd.core import jwk, repair
 from keyd.core.clock import Clock
 from keyd.core.errors import (
     AlreadyExistsError,
-    BackendUnavailableError,
     DestructionPendingError,
     InvalidArgumentError,
     KeydError,
     KeyStateError,
 )
+from keyd.core.maker import Maker, Source
 from keyd.core.model import Key, KeyVersion, KidFormat, check_new_key
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import KeyView, Snapshot, VersionView
@@ -34,8 +33,8 @@ from keyd.core.store import Intent, SqlStore
 from keyd.core.timeline import KeyState, Timeline, first, successor
 
 R = TypeVar("R")
-#: Where a version comes from: a function that has the backend make it, or the handle of what the backend holds already.
-_Source = Callable[[int], str] | str
+#: From the key as it is now and the time to the timeline of its new version, and the older versions that change with it.
+_Timelines = Callable[[KeyView, float], tuple[Timeline, Sequence[KeyVersion]]]
 _log = structlog.get_logger("keyd.keyring")
 
 
@@ -58,7 +57,9 @@ class Keyring:
         self.profiles: frozenset[str] = frozenset()
         self._store = store
         self._runners = runners
-        self._locks = {name: asyncio.Lock() for name in runners}
+        self._recording = asyncio.Lock()
+        self._working = {name: asyncio.Lock() for name in runners}
+        self._maker = Maker(store, lambda: self.snapshot)
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
@@ -71,12 +72,12 @@ class Keyring:
 
     async def mend(self, backend: str) -> None:
         """Mend what was left half done in this backend, as far as it answers."""
-        await self._exclusively(backend, self._mend(backend))
+        await _to_the_end(self._mend(backend))
 
     async def _mend(self, backend: str) -> None:
-        records = await asyncio.to_thread(self._store.load)
-        for record in await repair.mend(records, self._store, {backend: self._runners[backend]}):
-            self._show(self.snapshot.get(record.key), [record])
+        async with self._working[backend]:
+            records = await asyncio.to_thread(self._store.load)
+            await repair.mend(records, self._store, self._runners[backend], self._maker.under_way, self._show_gone)
 
     def runner(self, key: Key) -> BackendRunner:
         """Return the way to the backend of a key. Raises InvalidArgumentError when it is not configured."""
@@ -112,7 +113,7 @@ class Keyring:
             InvalidArgumentError: the key cannot be as asked for.
             KeydError: the backend or the store failed; nothing is left of the attempt.
         """
-        return await self._exclusively(self.runner(key).name, self._create(key, self._creation(KeyView(key, ()))))
+        return await _to_the_end(self._create(key, self._creation(key)))
 
     async def import_key(self, key: Key, material: PrivateKey, kid: str | None) -> Change:
         """Make a key whose first version is ``material``. ``kid`` overrides how its kid is made. Raises as :meth:`create`."""
@@ -123,23 +124,29 @@ class Keyring:
         def make(version: int) -> str:
             return backend.import_key(key.name, version, key.algorithm, material)
 
-        return await self._exclusively(self.runner(key).name, self._create(key, make, kid))
+        return await _to_the_end(self._create(key, make, kid))
 
     async def adopt(self, key: Key, handle: str, kid: str | None) -> Change:
         """Make a key whose first version is the key pair that its backend holds under ``handle``. Raises as :meth:`create`."""
-        return await self._exclusively(self.runner(key).name, self._create(key, handle, kid))
+        return await _to_the_end(self._create(key, handle, kid))
 
-    async def _create(self, key: Key, source: _Source, kid: str | None = None) -> Change:
+    async def _create(self, key: Key, source: Source, kid: str | None = None) -> Change:
         check_new_key(key, served_max_age=self.served_max_age, profiles=self.profiles)
-        if key.name in self.snapshot.keys:
-            raise AlreadyExistsError(f"key {key.name!r} exists already; `keyd key rotate {key.name}` makes its next version")
         if kid is not None and self.snapshot.has_kid(kid):
             raise AlreadyExistsError(f"kid {kid!r} is on record already; a kid is never reused")
         runner = self.runner(key)
         if key.algorithm not in runner.backend.capabilities.algorithms:
             raise InvalidArgumentError(f"backend {key.backend!r} does not do {key.algorithm.value}")
-        view = KeyView(key, ())
-        record = await self._add_version(view, source, lambda now: (first(now), ()), kid=kid)
+
+        def timelines(view: KeyView, now: float) -> tuple[Timeline, Sequence[KeyVersion]]:
+            if view.versions:  # made meanwhile, in another backend
+                raise _exists(key)
+            return first(now), ()
+
+        async with self._working[runner.name]:
+            if key.name in self.snapshot.keys:
+                raise _exists(key)
+            record = await self._add_version(key, source, timelines, kid=kid)
         warnings = (
             "the first version is active at once; a verifier that cached the JWK Set before now fails until it fetches again",
         )
@@ -152,79 +159,103 @@ class Keyring:
             NotFoundError: there is no such key.
             KeyStateError: the key is disabled, or its next version is waiting already.
         """
-        return await self._exclusively(self._backend_of(name), self._rotate(name, at_once))
+        return await _to_the_end(self._rotate(name, at_once))
 
     async def _rotate(self, name: str, at_once: bool) -> Change:
-        view, now = self.snapshot.get(name), self.clock.now()
-        if view.key.disabled_at is not None:
-            raise KeyStateError(f"key {name!r} is disabled; enable it before it is rotated")
-        active, pending = view.active(now), view.pending(now)
         warning = f"verifiers that cached the JWK Set may not know this version for up to {self.served_max_age:g} s, or their own cache time"
-        if pending is not None:
-            if not at_once:
+        if at_once and (activated := await self._activate_pending(name)) is not None:
+            return Change(self.snapshot.get(name), activated, (warning,))
+        key = self.snapshot.get(name).key
+        async with self._working[self.runner(key).name]:
+            view, now = self.snapshot.get(name), self.clock.now()
+            if view.key.disabled_at is not None:
+                raise KeyStateError(f"key {name!r} is disabled; enable it before it is rotated")
+            pending = view.pending(now)
+            if pending is not None:
                 raise KeyStateError(
                     f"version {pending.record.version} of key {name!r} is waiting already; "
                     f"`keyd key rotate --now {name}` activates it at once"
                 )
+            unannounced = at_once or view.active(now) is None
+
+            def timelines(view: KeyView, now: float) -> tuple[Timeline, Sequence[KeyVersion]]:
+                active = view.active(now)
+                timeline = successor(now, view.key.lifecycle, at_once=at_once or active is None)
+                return timeline, [_replaced(view, active.record, timeline.activate_at)] if active else []
+
+            record = await self._add_version(key, self._creation(key), timelines)
+        return Change(self.snapshot.get(name), record, (warning,) if unannounced else ())
+
+    async def _activate_pending(self, name: str) -> KeyVersion | None:
+        """Make the waiting version active now; None if there is none."""
+        async with self._recording:
+            view, now = self.snapshot.get(name), self.clock.now()
+            pending = view.pending(now)
+            if pending is None or view.key.disabled_at is not None:
+                return None
             changed = _activated(view, pending.record, now)
-            await self._update_versions(view, changed)
-            return Change(self.snapshot.get(name), changed[0], (warning,))
-
-        def timelines(now: float) -> tuple[Timeline, Sequence[KeyVersion]]:
-            timeline = successor(now, view.key.lifecycle, at_once=at_once or active is None)
-            return timeline, [_replaced(view, active.record, timeline.activate_at)] if active else []
-
-        record = await self._add_version(view, self._creation(view), timelines)
-        return Change(self.snapshot.get(name), record, (warning,) if at_once or active is None else ())
+            await self._update(view.key, changed)
+            return changed[0]
 
     async def set_enabled(self, name: str, enabled: bool) -> KeyView:
         """Let a key sign, or stop it. What is published stays so. Raises NotFoundError."""
-        return await self._exclusively(self._backend_of(name), self._set_enabled(name, enabled))
+        return await _to_the_end(self._set_enabled(name, enabled))
 
     async def _set_enabled(self, name: str, enabled: bool) -> KeyView:
-        view = self.snapshot.get(name)
-        if enabled != (view.key.disabled_at is None):
-            key = replace(view.key, disabled_at=None if enabled else self.clock.now())
-            await asyncio.to_thread(self._store.update_key, key)
-            self._swap(self.snapshot.with_key(KeyView(key, view.versions)))
-        return self.snapshot.get(name)
+        async with self._recording:
+            view = self.snapshot.get(name)
+            if enabled != (view.key.disabled_at is None):
+                key = replace(view.key, disabled_at=None if enabled else self.clock.now())
+                await asyncio.to_thread(self._store.update_key, key)
+                self._swap(self.snapshot.with_key(KeyView(key, view.versions)))
+            return self.snapshot.get(name)
 
     async def compromise(self, name: str, number: int, reason: str) -> Change:
-        """Stop a version for good, at once; where it was active, a successor takes over.
+        """Stop a version for good, at once; where it was active, a successor takes over. To stop it needs no backend.
 
         Raises:
             NotFoundError: there is no such key or version.
             KeyStateError: the version is compromised or destroyed already.
             InvalidArgumentError: no reason is given.
         """
-        return await self._exclusively(self._backend_of(name), self._compromise(name, number, reason))
-
-    async def _compromise(self, name: str, number: int, reason: str) -> Change:
         if not reason.strip():
             raise InvalidArgumentError("a reason is required; it stays on record")
-        view, now = self.snapshot.get(name), self.clock.now()
-        record, state = _state(view, number, now)
-        if state in (KeyState.COMPROMISED, KeyState.DESTROYED):
-            raise KeyStateError(f"version {number} of key {name!r} is {state.value} already")
-        stopped = replace(record, timeline=replace(record.timeline, compromised_at=now), compromise_reason=reason)
-        changed, pending, active = [stopped], view.pending(now), view.active(now)
-        if state is KeyState.ACTIVE and pending is not None:
-            changed += _activated(view, pending.record, now)[:1]
-        elif state is KeyState.PRE_ACTIVATION and active is not None:
-            changed.append(replace(active.record, timeline=active.record.timeline.not_replaced()))
-        await self._update_versions(view, changed)
+        return await _to_the_end(self._compromise(name, number, reason))
+
+    async def _compromise(self, name: str, number: int, reason: str) -> Change:
+        async with self._recording:
+            view, now = self.snapshot.get(name), self.clock.now()
+            record, state = _state(view, number, now)
+            if state in (KeyState.COMPROMISED, KeyState.DESTROYED):
+                raise KeyStateError(f"version {number} of key {name!r} is {state.value} already")
+            stopped = replace(record, timeline=replace(record.timeline, compromised_at=now), compromise_reason=reason)
+            changed, pending, active = [stopped], view.pending(now), view.active(now)
+            if state is KeyState.ACTIVE and pending is not None:
+                changed += _activated(view, pending.record, now)[:1]
+            elif state is KeyState.PRE_ACTIVATION and active is not None:
+                changed.append(replace(active.record, timeline=active.record.timeline.not_replaced()))
+            await self._update(view.key, changed)
         warnings = [
             f"verifiers trust kid {record.kid!r} until they fetch the JWK Set again: {self.served_max_age:g} s, or their own cache time"
         ]
-        if state is KeyState.ACTIVE and pending is None and view.key.disabled_at is None:
+        if state is KeyState.ACTIVE and self._lacks_active(name):
             try:
-                view = self.snapshot.get(name)
-                await self._add_version(
-                    view, self._creation(view), lambda now: (successor(now, view.key.lifecycle, at_once=True), ())
-                )
+                await self._ensure_active(view.key)
             except KeydError as exc:  # the version is stopped in any case; that must not look undone
                 warnings.append(f"no successor could be made ({exc}); `keyd key rotate --now {name}` tries again")
         return Change(self.snapshot.get(name), stopped, tuple(warnings))
+
+    async def _ensure_active(self, key: Key) -> None:
+        """Make a version that is active at once, unless one became active meanwhile."""
+        async with self._working[self.runner(key).name]:
+            if self._lacks_active(key.name):
+                await self._add_version(
+                    key, self._creation(key), lambda view, now: (successor(now, view.key.lifecycle, at_once=True), ())
+                )
+
+    def _lacks_active(self, name: str) -> bool:
+        view = self.snapshot.get(name)
+        return view.key.disabled_at is None and view.active(self.clock.now()) is None
 
     async def destroy(self, name: str, number: int, *, force: bool = False) -> Change:
         """Destroy the private key of a version that is out of use; with ``force`` also of one that is still published.
@@ -233,138 +264,103 @@ class Keyring:
             NotFoundError: there is no such key or version.
             KeyStateError: the version is still needed, or gone already.
         """
-        return await self._exclusively(self._backend_of(name), self._destroy(name, number, force))
+        return await _to_the_end(self._destroy(name, number, force))
 
     async def _destroy(self, name: str, number: int, force: bool) -> Change:
-        view, now = self.snapshot.get(name), self.clock.now()
-        record, state = _state(view, number, now)
         label = f"version {number} of key {name!r}"
-        if state is KeyState.DESTROYED and record.handle is None:
-            raise KeyStateError(f"{label} is destroyed already")
-        if state in (KeyState.ACTIVE, KeyState.PRE_ACTIVATION):
-            raise KeyStateError(
-                f"{label} is {state.value}; replace it first with `keyd key rotate --now {name}`, or mark it compromised"
-            )
-        if state is KeyState.DEACTIVATED and record.timeline.published(now) and not force:
-            raise KeyStateError(f"{label} is still published, so that what it signed can be verified; wait, or use force")
-        if state is not KeyState.DESTROYED:
-            record = replace(record, timeline=replace(record.timeline, destroyed_at=now))
-            await self._update_versions(view, [record])
+        async with self._recording:
+            view, now = self.snapshot.get(name), self.clock.now()
+            record, state = _state(view, number, now)
+            if state is KeyState.DESTROYED and record.handle is None:
+                raise KeyStateError(f"{label} is destroyed already")
+            if state in (KeyState.ACTIVE, KeyState.PRE_ACTIVATION):
+                raise KeyStateError(
+                    f"{label} is {state.value}; replace it first with `keyd key rotate --now {name}`, or mark it compromised"
+                )
+            if state is KeyState.DEACTIVATED and record.timeline.published(now) and not force:
+                raise KeyStateError(f"{label} is still published, so that what it signed can be verified; wait, or use force")
+            if state is not KeyState.DESTROYED:
+                record = replace(record, timeline=replace(record.timeline, destroyed_at=now))
+                await self._update(view.key, [record])
         warnings: tuple[str, ...] = ()
-        try:
-            gone = await self._destroy_in_backend(name, record)
-        except DestructionPendingError as exc:
-            gone, warnings = (
-                [],
-                (f"{label} never signs again; its private key is destroyed after the versions before it ({exc})",),
-            )
-        except KeydError as exc:
-            self.runner(view.key).mend_wanted = True
-            gone, warnings = [], (f"{label} never signs again, but the backend did not confirm ({exc}); keyd tries again",)
-        self._show(self.snapshot.get(name), gone)
-        return Change(self.snapshot.get(name), self.snapshot.get(name).version(number).record, warnings)
-
-    async def _destroy_in_backend(self, name: str, record: KeyVersion) -> Sequence[KeyVersion]:
-        """Return the versions whose private keys are gone now: this one, and those that had to wait for it. Raises KeydError."""
-        view = self.snapshot.get(name)
         runner = self.runner(view.key)
-        if not runner.backend.capabilities.ordered_destruction:
-            return [await repair.finish_destruction(record, self._store, runner)]
-        stored = await repair.stored_keys(runner)
-        gone = await repair.destroy_in_order(name, [v.record for v in view.versions], stored, self._store, runner)
-        if record.version not in {v.version for v in gone}:
-            gone = [*gone, await repair.finish_destruction(record, self._store, runner)]
-        return gone
+        try:
+            async with self._working[runner.name]:
+                holdings = repair.Holdings.of(await asyncio.to_thread(self._store.load), runner.name)
+                await repair.destroy(record, holdings, self._store, runner, self._show_gone)
+        except DestructionPendingError as exc:
+            warnings = (f"{label} never signs again; its private key is destroyed after the versions before it ({exc})",)
+        except KeydError as exc:
+            runner.mend_wanted = True
+            warnings = (f"{label} never signs again, but the backend did not confirm ({exc}); keyd tries again",)
+        view = self.snapshot.get(name)
+        return Change(view, view.version(number).record, warnings)
 
-    async def _add_version(
-        self,
-        view: KeyView,
-        source: _Source,
-        timelines: Callable[[float], tuple[Timeline, Sequence[KeyVersion]]],
-        *,
-        kid: str | None = None,
-    ) -> KeyVersion:
-        """Get the next version of ``view`` from its ``source``, and record it with the ``timelines`` of that moment."""
-        key, runner = view.key, self.runner(view.key)
-        # What is adopted was there before and outlives a failure: its intent names no backend in which to look for an orphan.
-        backend = "" if isinstance(source, str) else key.backend
-        intent = await asyncio.to_thread(self._store.begin_version, key.name, backend)
-        handle = source if isinstance(source, str) else await self._made(runner, source, intent)
+    async def _add_version(self, key: Key, source: Source, timelines: _Timelines, *, kid: str | None = None) -> KeyVersion:
+        """Get the next version of a key from its ``source``, and record it with the ``timelines`` of that moment.
+
+        The caller holds the lock of the backend, and nobody the one for recording.
+        """
+        runner = self.runner(key)
+        intent, handle = await self._maker.get(key, runner, source)
         try:
             public_key = await runner.call(runner.backend.public_key, handle)
             public_jwk, thumbprint = jwk.from_public_key(public_key)
             default_kid = thumbprint if key.kid_format is KidFormat.THUMBPRINT else f"{key.name}-{intent.version}"
-            timeline, changed = timelines(self.clock.now())
-            record = KeyVersion(key.name, intent.version, kid or default_kid, thumbprint, public_jwk, handle, timeline)
-            await runner.prove(VersionView(record), key.algorithm)
-            await asyncio.to_thread(
-                self._store.finish_version, intent, record, key=None if view.versions else key, changed=changed
+            draft = KeyVersion(
+                key.name, intent.version, kid or default_kid, thumbprint, public_jwk, handle, first(self.clock.now())
             )
-        except BaseException:
-            await repair.remove_orphan(intent, self._store, runner)
+            await runner.prove(VersionView(draft), key.algorithm)
+            record = await self._record(key, intent, draft, timelines)
+        except Exception:  # not when this process ends: then the next start finds out what was recorded
+            await self._maker.undo(intent, runner)
             raise
-        self._show(view, [*changed, record])
         _log.info("version made", key=key.name, version=record.version, kid=record.kid, backend=key.backend)
         return record
 
-    async def _made(self, runner: BackendRunner, make: Callable[[int], str], intent: Intent) -> str:
-        """Have the backend make a key pair and return its handle. Nothing is left of it on failure, sooner or later."""
-        given_up = threading.Event()
+    async def _record(self, key: Key, intent: Intent, draft: KeyVersion, timelines: _Timelines) -> KeyVersion:
+        async with self._recording:
+            view = self.snapshot.keys.get(key.name)
+            timeline, changed = timelines(view or KeyView(key, ()), self.clock.now())
+            record = replace(draft, timeline=timeline)
+            await asyncio.to_thread(
+                self._store.finish_version, intent, record, key=None if view is not None else key, changed=changed
+            )
+            self._show(key, [*changed, record])
+        return record
 
-        def make_or_undo() -> str:
-            handle = make(intent.version)
-            if given_up.is_set():  # too late: nobody waits for it any more
-                runner.backend.destroy(handle)
-            return handle
-
-        try:
-            return await runner.call(make_or_undo)
-        except AlreadyExistsError as exc:
-            # Not made by this attempt, so not an orphan: perhaps of a keyd whose database was lost.
-            await asyncio.to_thread(self._store.abandon_version, intent)
-            raise AlreadyExistsError(
-                f"{exc}; nothing was changed; `keyd key adopt` takes over what is there, another name leaves it alone"
-            ) from exc
-        except BackendUnavailableError:
-            given_up.set()
-            runner.mend_wanted = True  # it may have been made all the same; looking now would only wait again
-            if runner.backend.capabilities.in_process:
-                await repair.remove_orphan(intent, self._store, runner)
-            raise
-        except BaseException:
-            given_up.set()
-            await repair.remove_orphan(intent, self._store, runner)
-            raise
-
-    def _creation(self, view: KeyView) -> Callable[[int], str]:
-        backend, key = self.runner(view.key).backend, view.key
+    def _creation(self, key: Key) -> Callable[[int], str]:
+        backend = self.runner(key).backend
         return lambda version: backend.create(key.name, version, key.algorithm)
 
-    async def _update_versions(self, view: KeyView, changed: Sequence[KeyVersion]) -> None:
+    async def _update(self, key: Key, changed: Sequence[KeyVersion]) -> None:
         await asyncio.to_thread(self._store.update_versions, changed)
-        self._show(view, changed)
+        self._show(key, changed)
 
-    def _show(self, view: KeyView, changed: Sequence[KeyVersion]) -> None:
+    def _show(self, key: Key, changed: Sequence[KeyVersion]) -> None:
+        view = self.snapshot.keys.get(key.name) or KeyView(key, ())
         versions = {v.record.version: v for v in view.versions} | {record.version: VersionView(record) for record in changed}
         self._swap(self.snapshot.with_key(KeyView(view.key, tuple(versions[number] for number in sorted(versions)))))
+
+    def _show_gone(self, version: KeyVersion) -> None:
+        """Show a version without its handle; whatever else changed of it since it was read stays."""
+        view = self.snapshot.get(version.key)
+        self._show(view.key, [replace(view.version(version.version).record, handle=None)])
 
     def _swap(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _backend_of(self, name: str) -> str:
-        return self.runner(self.snapshot.get(name).key).name
 
-    async def _exclusively(self, backend: str, work: Coroutine[Any, Any, R]) -> R:
-        """Run ``work`` alone on a backend and to its end, even if the caller goes away: half a change helps nobody."""
+async def _to_the_end(work: Coroutine[Any, Any, R]) -> R:
+    """Run ``work`` to its end even if the caller goes away: half a change helps nobody."""
+    task: Awaitable[R] = asyncio.ensure_future(work)
+    return await asyncio.shield(task)
 
-        async def alone() -> R:
-            async with self._locks[backend]:
-                return await work
 
-        task: Awaitable[R] = asyncio.ensure_future(alone())
-        return await asyncio.shield(task)
+def _exists(key: Key) -> AlreadyExistsError:
+    return AlreadyExistsError(f"key {key.name!r} exists already; `keyd key rotate {key.name}` makes its next version")
 
 
 def _state(view: KeyView, number: int, now: float) -> tuple[KeyVersion, KeyState]:

@@ -8,106 +8,174 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 
 import structlog
 
 from keyd.core import jwk, repair
-from keyd.core.errors import BackendFailedError, KeydError
+from keyd.core.errors import BackendFailedError, BackendRefusedError, BackendUnavailableError, KeydError, OverloadedError
 from keyd.core.keyring import Keyring
 from keyd.core.model import Key
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import VersionView
 from keyd.core.timeline import KeyState
 
-INTERVAL = 30.0  # seconds between two looks at a sound backend
-RETRY = 2.0  # at one that fails
+INTERVAL = 30.0  # seconds between two looks at a backend that answers
+RETRY = 2.0  # at one that does not
 _log = structlog.get_logger("keyd.monitor")
+
+
+@dataclass
+class _Watched:
+    """What is known of one backend."""
+
+    #: Why it does not answer; None: it does.
+    outage: str | None = "not looked at yet"
+    #: What is wrong with single versions, by thumbprint.
+    bad: dict[str, str] = field(default_factory=dict)
+    proven: set[str] = field(default_factory=set)
+    looks: int = 0
+    reported: bool | None = None
 
 
 class Monitor:
     """The health of every backend, by name."""
 
     def __init__(self, keyring: Keyring, on_change: Callable[[], Awaitable[None]]) -> None:
-        """``on_change`` is awaited whenever the answer of :meth:`failure` may have changed for any backend."""
+        """``on_change`` is awaited when :meth:`answers` answers otherwise than before for any backend."""
         self._keyring = keyring
         self._on_change = on_change
-        self._failures: dict[str, str] = {}
-        self._to_prove = set(keyring.backends)
-        self._looks = 0
+        self._watched = {name: _Watched() for name in keyring.backends}
+        self._stopping = False
+
+    def answers(self, name: str) -> bool:
+        """Say whether a backend can be used. One that answers may have single keys that are no good: see :meth:`failure`."""
+        return not self._stopping and self._outage(name) is None
 
     def failure(self, name: str) -> str | None:
-        """Return what is wrong with a backend, for operators; None: nothing."""
-        return self._keyring.backends[name].breaker.reason or self._failures.get(name)
+        """Return what is wrong with a backend or its keys, for operators; None: nothing."""
+        outage, bad = self._outage(name), self._watched[name].bad
+        if outage is None and bad:
+            return f"{len(bad)} of its versions are no good, see the log; the first: {next(iter(bad.values()))}"
+        return outage
+
+    def _outage(self, name: str) -> str | None:
+        return self._keyring.backends[name].breaker.reason or self._watched[name].outage
 
     async def run(self) -> None:
         """Look at every backend for ever."""
         await asyncio.gather(*(self._watch(name) for name in self._keyring.backends))
 
+    async def stop(self) -> None:
+        """Say that no backend answers, so that probes send nobody here any more."""
+        self._stopping = True
+        await self._report()
+
     async def _watch(self, name: str) -> None:
         runner = self._keyring.backends[name]
         while True:
-            sound = await self.look(name)
             runner.troubled.clear()
+            await self.look(name)
             try:
-                async with asyncio.timeout(INTERVAL if sound else RETRY):
+                async with asyncio.timeout(INTERVAL if self.answers(name) else RETRY):
                     await runner.troubled.wait()
             except TimeoutError:
                 continue
-            await self._on_change()
+            await self._report()
 
     async def look(self, name: str) -> bool:
-        """Look at one backend now, mend and prove what waits for it, and return whether it is sound."""
-        runner, before = self._keyring.backends[name], self._failures.get(name)
+        """Look at one backend now, mend and prove what waits for it, and return whether all is well."""
+        runner, watched = self._keyring.backends[name], self._watched[name]
+        before = watched.outage
         try:
-            await self._ask(runner)
+            different = await self._compare(runner, watched)
             if runner.mend_wanted:
                 await self._keyring.mend(name)
-            if name in self._to_prove:
-                await self._prove_all(runner)
-                self._to_prove.discard(name)
-        except Exception as exc:  # noqa: BLE001 - a defect of a third party's backend must not end the watch
-            self._failures[name] = str(exc) if isinstance(exc, KeydError) else f"unexpected {type(exc).__name__}"
-            self._to_prove.add(name)
-            if before is None:
-                _log.error("backend not sound", backend=name, error=self._failures[name])
-        else:
-            if self._failures.pop(name, None) is not None:
-                _log.info("backend sound again", backend=name)
-        if self._failures.get(name) != before:
-            await self._on_change()
+            await self._prove(runner, watched, different)
+            watched.outage = None
+        except Exception as exc:  # noqa: BLE001 - a defect must not end the watch
+            watched.outage = str(exc) if isinstance(exc, KeydError) else f"unexpected {type(exc).__name__}"
+            watched.proven.clear()
+        if watched.outage is not None and watched.outage != before:
+            _log.error("backend does not answer", backend=name, error=watched.outage)
+        elif watched.outage is None and before is not None:
+            _log.info("backend answers", backend=name)
+        await self._report()
         return self.failure(name) is None
 
-    async def _ask(self, runner: BackendRunner) -> None:
-        """Compare one public key with the record, another each time. Raises KeydError."""
-        versions = list(self._needed(runner))
-        if not versions:
+    async def _report(self) -> None:
+        changed = False
+        for name, watched in self._watched.items():
+            answers = self.answers(name)
+            changed |= answers is not watched.reported
+            watched.reported = answers
+        if changed:
+            await self._on_change()
+
+    async def _compare(self, runner: BackendRunner, watched: _Watched) -> set[str]:
+        """Compare one public key with the record, another each time, and all that were no good.
+
+        Returns the thumbprints of those that differ. Raises KeydError.
+        """
+        needed = list(self._needed(runner))
+        thumbprints = {version.record.thumbprint for _, version in needed}
+        for thumbprint in watched.bad.keys() - thumbprints:
+            del watched.bad[thumbprint]
+        if not needed:
             await repair.stored_keys(runner)
-            return
-        self._looks += 1
-        _, version = versions[self._looks % len(versions)]
+            return set()
+        different = set()
+        watched.looks += 1
+        turn = watched.looks % len(needed)
+        for number, (key, version) in enumerate(needed):
+            due = number == turn or version.record.thumbprint in watched.bad
+            if due and not await self._judge(runner, watched, key, version, self._same(runner, version)):
+                different.add(version.record.thumbprint)
+        return different
+
+    async def _same(self, runner: BackendRunner, version: VersionView) -> None:
         assert version.record.handle is not None
         public_key = await runner.call(runner.backend.public_key, version.record.handle)
         if jwk.from_public_key(public_key)[1] != version.record.thumbprint:
+            runner.distrust(version)
             raise BackendFailedError(
                 f"backend {runner.name!r} holds another key than the recorded one for kid {version.record.kid!r}; "
                 "restore the store, or compromise that version"
             )
 
-    async def _prove_all(self, runner: BackendRunner) -> None:
-        """Have every version that is needed sign a probe; one after another, to leave room for callers. Raises KeydError."""
-        if runner.backend.capabilities.in_process:
-            return  # there the first signature of each version is the proof
-        failed: list[KeydError] = []
+    async def _prove(self, runner: BackendRunner, watched: _Watched, different: set[str]) -> None:
+        """Have every version that has not yet, and is the recorded one, sign a probe. Raises KeydError.
+
+        One after another, to leave room for callers.
+        """
         for key, version in self._needed(runner):
-            try:
-                await runner.prove(version, key.algorithm)
-            except BackendFailedError as exc:
-                _log.error("self-test failed", backend=runner.name, key=key.name, kid=version.record.kid, error=str(exc))
-                failed.append(exc)
-        if failed:
-            raise BackendFailedError(
-                f"backend {runner.name!r}: {len(failed)} versions fail their self-test; the first: {failed[0]}"
-            )
+            thumbprint = version.record.thumbprint
+            if thumbprint in different or (thumbprint in watched.proven and thumbprint not in watched.bad):
+                continue
+            # Inside of the process the first signature of each version is the proof, and is made when it is asked for.
+            if runner.backend.capabilities.in_process or await self._judge(
+                runner, watched, key, version, runner.prove(version, key.algorithm)
+            ):
+                watched.bad.pop(thumbprint, None)
+                watched.proven.add(thumbprint)
+
+    async def _judge(
+        self, runner: BackendRunner, watched: _Watched, key: Key, version: VersionView, test: Awaitable[None]
+    ) -> bool:
+        """Return whether a version stands a test, and note if not. Raises KeydError when it is the backend that does not."""
+        thumbprint = version.record.thumbprint
+        try:
+            await test
+        except KeydError as exc:
+            if isinstance(exc, BackendRefusedError):
+                await repair.stored_keys(runner)  # refused as well, it is not about this key
+            elif isinstance(exc, BackendUnavailableError | OverloadedError):
+                raise
+            if watched.bad.get(thumbprint) != str(exc):
+                _log.error("version no good", backend=runner.name, key=key.name, kid=version.record.kid, error=str(exc))
+            watched.bad[thumbprint] = str(exc)
+            return False
+        return True
 
     def _needed(self, runner: BackendRunner) -> Iterator[tuple[Key, VersionView]]:
         now = self._keyring.clock.now()

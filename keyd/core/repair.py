@@ -1,20 +1,21 @@
 """Mends what a crash or a lost answer left between two steps, as soon as the backend answers.
 
-A version that was being made was never announced, so its orphan in the backend is removed. A version that was being destroyed
-is destroyed again. Both acts can be repeated, and wait when a backend is out of reach.
+A version that was being made was never announced, so its orphan in the backend is removed. A version that was being destroyed is
+destroyed again. Nothing else is ever destroyed: not what is on record, not what was there before an intent was noted. Every act can
+be repeated, and waits when a backend is out of reach.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from math import isinf
 
 import structlog
 
 from backends.api import StoredKey
-from keyd.core.errors import BackendUnavailableError, DestructionPendingError, KeydError
+from keyd.core.errors import DestructionPendingError, KeydError
 from keyd.core.model import KeyVersion
 from keyd.core.runner import BackendRunner
 from keyd.core.store import Intent, Records, SqlStore
@@ -22,31 +23,59 @@ from keyd.core.store import Intent, Records, SqlStore
 _log = structlog.get_logger("keyd.repair")
 
 
-async def mend(records: Records, store: SqlStore, runners: Mapping[str, BackendRunner]) -> list[KeyVersion]:
-    """Mend all that these backends can mend now, and return the versions that changed."""
-    backends = {key.name: key.backend for key in records.keys}
-    changed: list[KeyVersion] = []
-    unsettled = set()
-    for intent in records.intents:
-        if (not intent.backend or intent.backend in runners) and not await remove_orphan(
-            intent, store, runners.get(intent.backend)
-        ):
-            unsettled.add(intent.backend)
-    for name, runner in runners.items():
-        held = [v for v in records.versions if v.handle is not None and backends[v.key] == name]
+@dataclass(frozen=True)
+class Holdings:
+    """What is on record of one backend."""
+
+    #: Versions whose private keys it holds, by handle; of all keys, because any handle can have been adopted.
+    versions: dict[str, KeyVersion]
+    #: What was about to be made there, and was not recorded.
+    intents: tuple[Intent, ...]
+
+    @classmethod
+    def of(cls, records: Records, backend: str) -> Holdings:
+        """Pick what concerns one backend."""
+        backends = {key.name: key.backend for key in records.keys}
+        held = {v.handle: v for v in records.versions if v.handle is not None and backends[v.key] == backend}
+        return cls(held, tuple(intent for intent in records.intents if intent.backend == backend))
+
+    @property
+    def condemned(self) -> list[KeyVersion]:
+        """Versions that are on record as destroyed, and whose destruction the backend has not confirmed."""
+        return [version for version in self.versions.values() if not isinf(version.timeline.destroyed_at)]
+
+
+async def mend(
+    records: Records, store: SqlStore, runner: BackendRunner, under_way: Collection[Intent], gone: Callable[[KeyVersion], None]
+) -> None:
+    """Mend all that one backend can mend now. What fails is logged, and wanted again.
+
+    Args:
+        records: everything that is stored.
+        store: where they are.
+        runner: the way to the backend.
+        under_way: what threads that were given up are perhaps still making.
+        gone: called for each version whose private key is destroyed for certain.
+    """
+    holdings = Holdings.of(records, runner.name)
+    settled = True
+    for intent in holdings.intents:
+        settled &= intent not in under_way and await remove_orphan(intent, store, runner, holdings.versions)
+    for version in holdings.condemned:
         try:
-            stored = await stored_keys(runner)
-            if runner.backend.capabilities.ordered_destruction:
-                for key in {v.key for v in held if _condemned(v)}:
-                    changed += await destroy_in_order(key, held, stored, store, runner)
-            else:
-                changed += [await finish_destruction(v, store, runner) for v in held if _condemned(v)]
+            await destroy(version, holdings, store, runner, gone)
+        except DestructionPendingError:
+            continue  # its turn comes with the destruction of the versions before it
         except KeydError as exc:
-            _log.error("not mended, the next attempt goes on", backend=name, error=str(exc))
-            continue
-        runner.mend_wanted = name in unsettled
-        _report_missing(runner, (v for v in held if not _condemned(v)), {key.handle for key in stored})
-    return changed
+            settled = False
+            _log.error("destruction not finished, the next attempt goes on", kid=version.kid, error=str(exc))
+    needed = [version for version in holdings.versions.values() if isinf(version.timeline.destroyed_at)]
+    try:
+        _report_missing(runner, needed, {key.handle for key in await stored_keys(runner)} if needed else set())
+    except KeydError as exc:
+        settled = False
+        _log.error("backend cannot list its keys", backend=runner.name, error=str(exc))
+    runner.mend_wanted = not settled
 
 
 async def stored_keys(runner: BackendRunner) -> list[StoredKey]:
@@ -54,63 +83,75 @@ async def stored_keys(runner: BackendRunner) -> list[StoredKey]:
     return await runner.call(lambda: list(runner.backend.list()))
 
 
-async def remove_orphan(intent: Intent, store: SqlStore, runner: BackendRunner | None) -> bool:
-    """Remove whatever the backend holds for a version that was never recorded.
+async def remove_orphan(intent: Intent, store: SqlStore, runner: BackendRunner, recorded: Collection[str]) -> bool:
+    """Remove what the backend holds for a version that was never recorded, unless its handle is among the ``recorded``.
 
-    Returns whether nothing is left to do. Logs, and does not raise, when it cannot.
+    Returns whether nothing is left to do now. Logs, and does not raise, when it cannot.
     """
     log = _log.bind(key=intent.key, version=intent.version, backend=intent.backend)
     try:
-        if intent.backend:
-            if runner is None:
-                raise BackendUnavailableError(f"backend {intent.backend!r} is not configured")
-            for stored in await stored_keys(runner):
-                if (stored.name, stored.version) == (intent.key, intent.version):
-                    await runner.call(runner.backend.destroy, stored.handle)
-                    log.warning("orphan removed")
+        if not await asyncio.to_thread(store.holds, intent):
+            return True  # it was recorded after all, and only the answer was lost
+        handle = await runner.call(runner.backend.find, intent.key, intent.version)
+        if handle is not None and handle not in recorded:
+            await runner.call(runner.backend.destroy, handle)
+            log.warning("orphan removed")
+        elif runner.backend.capabilities.ordered_destruction:
+            return True  # the store may yet make this version on its way to the next; the intent says whose it is
         await asyncio.to_thread(store.abandon_version, intent)
     except DestructionPendingError:
         log.warning("orphan left in the store, which destroys in order; it goes with the versions before it")
-        await asyncio.to_thread(store.abandon_version, intent)
     except KeydError as exc:
         log.error("orphan not removed, the next attempt goes on", error=str(exc))  # noqa: TRY400 - foreseen; a traceback tells nothing
         return False
     return True
 
 
-async def finish_destruction(record: KeyVersion, store: SqlStore, runner: BackendRunner) -> KeyVersion:
-    """Have the backend destroy a version that is on record as destroyed, and record that it did. Raises KeydError."""
-    if record.handle is not None:
-        await runner.call(runner.backend.destroy, record.handle)
-    done = replace(record, handle=None)
-    await asyncio.to_thread(store.update_versions, [done])
-    return done
+async def destroy(
+    version: KeyVersion, holdings: Holdings, store: SqlStore, runner: BackendRunner, gone: Callable[[KeyVersion], None]
+) -> None:
+    """Have the backend destroy a version that is on record as destroyed, and record that it did.
 
+    Where the store destroys oldest first, the condemned versions and orphans of the key before this one, and those right after
+    it, go as well.
 
-async def destroy_in_order(
-    key: str, versions: Iterable[KeyVersion], stored: Iterable[StoredKey], store: SqlStore, runner: BackendRunner
-) -> Sequence[KeyVersion]:
-    """Destroy the oldest versions of a key that are on record as destroyed, or not on record at all, up to the first that is needed.
-
-    Returns the records of those that are gone now. Raises KeydError.
+    Raises:
+        DestructionPendingError: an older version is needed, or belongs to somebody else.
+        KeydError: the backend or the store failed.
     """
-    on_record = {v.handle: v for v in versions if v.key == key and v.handle is not None}
-    named = {s.handle: s for s in stored if s.name == key}
-    gone = []
-    for handle in sorted(named, key=lambda handle: named[handle].version or 0):
-        record = on_record.get(handle)
-        if record is None:
-            await runner.call(runner.backend.destroy, handle)
-        elif _condemned(record):
-            gone.append(await finish_destruction(record, store, runner))
+    if runner.backend.capabilities.ordered_destruction:
+        await _destroy_in_order(version.key, holdings, store, runner, gone)
+    if version.handle in holdings.versions:
+        await _finish(version, holdings, store, runner, gone)
+
+
+async def _destroy_in_order(
+    key: str, holdings: Holdings, store: SqlStore, runner: BackendRunner, gone: Callable[[KeyVersion], None]
+) -> None:
+    ours = {intent.version: intent for intent in holdings.intents if intent.key == key}
+    stored = sorted(
+        (stored for stored in await stored_keys(runner) if stored.name == key), key=lambda stored: stored.version or 0
+    )
+    for pair in stored:
+        record = holdings.versions.get(pair.handle)
+        if record is not None and not isinf(record.timeline.destroyed_at):
+            await _finish(record, holdings, store, runner, gone)
+        elif record is None and pair.version in ours:
+            await runner.call(runner.backend.destroy, pair.handle)
         else:
             break
-    gone += [await finish_destruction(v, store, runner) for h, v in on_record.items() if _condemned(v) and h not in named]
-    return gone
+        for number in [number for number in ours if number <= (pair.version or 0)]:
+            await asyncio.to_thread(store.abandon_version, ours.pop(number))
 
 
-def _condemned(record: KeyVersion) -> bool:
-    return not isinf(record.timeline.destroyed_at)
+async def _finish(
+    version: KeyVersion, holdings: Holdings, store: SqlStore, runner: BackendRunner, gone: Callable[[KeyVersion], None]
+) -> None:
+    assert version.handle is not None
+    await runner.call(runner.backend.destroy, version.handle)
+    await asyncio.to_thread(store.forget_handle, version)
+    del holdings.versions[version.handle]
+    gone(version)
 
 
 def _report_missing(runner: BackendRunner, recorded: Iterable[KeyVersion], held: set[str]) -> None:

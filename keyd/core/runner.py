@@ -34,7 +34,7 @@ _PROBE = b'"keyd": a probe, to see that this key signs'
 _TRANSLATION: tuple[tuple[type[backend_errors.BackendError], type[errors.KeydError]], ...] = (
     (backend_errors.BackendThrottledError, errors.OverloadedError),
     (backend_errors.BackendUnavailableError, errors.BackendUnavailableError),
-    (backend_errors.BackendAccessError, errors.BackendUnavailableError),
+    (backend_errors.BackendAccessError, errors.BackendRefusedError),
     (backend_errors.BackendFullError, errors.StorageFullError),
     (backend_errors.MessageTooLargeError, errors.SizeError),
     (backend_errors.UnsupportedAlgorithmError, errors.InvalidArgumentError),
@@ -64,6 +64,13 @@ class Limits:
     max_waiting: int = 256
 
 
+def _waiter(future: Future[R]) -> asyncio.Future[R]:
+    """Return what to await a thread's work with. Nobody is told of an exception that comes when nobody waits any more."""
+    waiter = asyncio.wrap_future(future)
+    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return waiter
+
+
 class BackendRunner:
     """The way to one configured backend."""
 
@@ -76,12 +83,18 @@ class BackendRunner:
         self.breaker = Breaker(monotonic)
         self._pool = ThreadPoolExecutor(self.limits.threads, thread_name_prefix=THREAD_PREFIX + name)
         self._under_way = 0
+        self._answered = 0
         self._idle = threading.Condition()  # the count goes down in the pool's threads
         self._proved: set[str] = set()
         #: True while repair has, or may have, something to do in the store: always before its first answer.
         self.mend_wanted = True
         #: Set when the breaker opens.
         self.troubled = asyncio.Event()
+
+    @property
+    def under_way(self) -> int:
+        """How many calls are at work or wait for a thread, those that nobody waits for any more among them."""
+        return self._under_way
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a method of the backend in a thread, for an operator, and return what it returns. Raises as :meth:`run`."""
@@ -97,34 +110,49 @@ class BackendRunner:
             OverloadedError: too many calls are under way.
             BackendUnavailableError: no answer within the deadline, or none to the calls before.
         """
-        if self._under_way >= self.limits.max_waiting:
-            raise errors.OverloadedError(f"backend {self.name!r} has {self._under_way} calls under way; try again later")
         if not self.breaker.admits(patient=self._is_evidence(within)):
             raise errors.BackendUnavailableError(
                 f"backend {self.name!r} does not answer ({self.breaker.reason}); try again later"
             )
-        with self._idle:
-            self._under_way += 1
-        end = time.monotonic() + within
+        if self._under_way >= self.limits.max_waiting:
+            raise errors.OverloadedError(f"backend {self.name!r} has {self._under_way} calls under way; try again later")
+        end, answered, given_up = time.monotonic() + within, self._answered, threading.Event()
 
         def work() -> R:
+            if given_up.is_set():  # while it waited for a thread
+                raise backend_errors.BackendUnavailableError("given up")
             with deadline.within(end - time.monotonic()):
                 return function(*args, **kwargs)
 
-        future = self._pool.submit(work)
-        future.add_done_callback(self._done)
+        future = self._submit(work)
         try:
             async with asyncio.timeout(within):
-                result = await asyncio.shield(asyncio.wrap_future(future))
+                result = await asyncio.shield(_waiter(future))
         except TimeoutError:
-            future.cancel()
-            self._failed(f"no answer within {within:.3g} s", within)
+            if self._answered == answered:  # else it is not away, only slow for so many
+                self._failed(f"no answer within {within:.3g} s", within)
             raise errors.BackendUnavailableError(f"backend {self.name!r} did not answer within {within:.3g} s") from None
-        except backend_errors.BackendError as exc:
+        except InvalidSignature:
+            raise
+        except Exception as exc:
             raise self._translated(exc, within) from exc
+        finally:
+            given_up.set()
+        self._answered += 1
         if self.breaker.succeeded():
             _log.info("backend answers again", backend=self.name)
         return result
+
+    def _submit(self, work: Callable[[], R]) -> Future[R]:
+        """Hand ``work`` to a thread. It counts as under way until it is done, even if nobody waits for it any more."""
+        try:
+            future = self._pool.submit(work)
+        except RuntimeError as exc:
+            raise errors.BackendUnavailableError(f"backend {self.name!r} is being closed") from exc
+        with self._idle:
+            self._under_way += 1
+        future.add_done_callback(self._done)
+        return future
 
     def _is_evidence(self, within: float) -> bool:
         return within >= min(_EVIDENCE, self.limits.timeout)
@@ -141,13 +169,17 @@ class BackendRunner:
             self.troubled.set()
             _log.error("backend does not answer, calls are refused until it does", backend=self.name, error=reason)
 
-    def _translated(self, exc: backend_errors.BackendError, within: float) -> errors.KeydError:
+    def _translated(self, exc: Exception, within: float) -> errors.KeydError:
+        """Return what to raise for what a backend raised."""
+        if not isinstance(exc, backend_errors.BackendError):  # a defect, and nobody has checked its message for secrets
+            _log.error("backend raised what it must not", backend=self.name, error=type(exc).__name__, exc_info=exc)
+            return errors.BackendFailedError(f"backend {self.name!r} failed unexpectedly ({type(exc).__name__})")
         target = next(target for source, target in _TRANSLATION if isinstance(exc, source))
-        if isinstance(exc, backend_errors.BackendUnavailableError):
-            if not isinstance(exc, backend_errors.BackendThrottledError):
-                self._failed(str(exc), within)
-        else:
-            self.breaker.succeeded()  # a refusal is an answer
+        if not isinstance(exc, backend_errors.BackendUnavailableError):  # a refusal is an answer
+            self._answered += 1
+            self.breaker.succeeded()
+        elif not isinstance(exc, backend_errors.BackendThrottledError):
+            self._failed(str(exc), within)
         if target is errors.BackendFailedError or isinstance(exc, _FOR_OPERATORS):
             _log.error("backend failed", backend=self.name, error=str(exc))
         return target(f"backend {self.name!r}: {exc}", backend=self.name)
@@ -179,11 +211,15 @@ class BackendRunner:
         handle = version.record.handle
         if handle is None:
             raise errors.KeyStateError(f"the private key of {version.record.kid!r} is destroyed")
-        self._proved.discard(version.record.thumbprint)
+        self.distrust(version)
         try:
             await self.call(self._sign_checked, version, handle, algorithm, _PROBE)
         except (errors.NotFoundError, InvalidSignature) as exc:
             raise self._wrong(version, exc) from exc
+
+    def distrust(self, version: VersionView) -> None:
+        """Verify the next signature of this version even where that is usually done once."""
+        self._proved.discard(version.record.thumbprint)
 
     def _wrong(self, version: VersionView, exc: Exception) -> errors.BackendFailedError:
         """Return what to raise when the backend does not do what it did for the recorded version. It is no fault of the caller's."""
@@ -207,7 +243,9 @@ class BackendRunner:
     def _sign_inline(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
         try:
             return self._sign_checked(version, handle, algorithm, message)
-        except backend_errors.BackendError as exc:
+        except InvalidSignature:
+            raise
+        except Exception as exc:
             raise self._translated(exc, self.limits.timeout) from exc
 
     def _sign_checked(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
@@ -219,7 +257,7 @@ class BackendRunner:
             self._proved.add(thumbprint)
         return signature
 
-    def close(self, grace: float = 5.0) -> bool:
+    def close(self, grace: float = 2.0) -> bool:
         """Close the backend once its threads are done with it.
 
         Returns False when some are not after ``grace`` seconds: then it is left open, and the process must end without them.

@@ -44,7 +44,7 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
 
     async def ready(request: Request) -> Response:
         """Ready is who can sign for anybody: one backend out of several that is down takes nothing from the others."""
-        sound = {name: monitor.failure(name) is None for name in keyring.backends}
+        sound = {name: monitor.answers(name) for name in keyring.backends}
         asked: str | None = request.path_params.get("backend")
         if asked is not None and asked not in sound:
             return PlainTextResponse("no such backend\n", 404, _PROBE)

@@ -29,6 +29,7 @@ CODES: dict[type[errors.KeydError], grpc.StatusCode] = {
     errors.DestructionPendingError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BackendFailedError: grpc.StatusCode.INTERNAL,
     errors.BackendUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.BackendRefusedError: grpc.StatusCode.UNAVAILABLE,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -77,5 +77,7 @@ def test_serve_with_a_bad_configuration(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_demo(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    monkeypatch.setitem(sys.modules, "keyd.demo", SimpleNamespace(run=lambda: 7))
+    monkeypatch.setitem(sys.modules, "keyd.demo", SimpleNamespace(run=lambda backend: {"file": 7, "vault": 8}[backend]))
     assert run("demo").exit_code == 7
+    assert run("demo", "--backend", "vault").exit_code == 8
+    assert run("demo", "--backend", "memory").exit_code == 2

@@ -16,11 +16,11 @@ from keyd.client import AdminClient, KeydClientError
 
 PEM = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 STEPS = {
-    "create": ["begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
-    "import": ["begin_version", "backend.import_key", "backend.public_key", "backend.sign", "finish_version"],
-    "rotate": ["begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
+    "create": ["backend.find", "begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
+    "import": ["backend.find", "begin_version", "backend.import_key", "backend.public_key", "backend.sign", "finish_version"],
+    "rotate": ["backend.find", "begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
     "compromise": ["update_versions", "begin_version", "backend.create", "finish_version"],
-    "destroy": ["update_versions", "backend.destroy"],
+    "destroy": ["update_versions", "backend.destroy", "forget_handle"],
 }
 ACTS: dict[str, Callable[[AdminClient], object]] = {
     "create": lambda admin: admin.create_key(name="new"),

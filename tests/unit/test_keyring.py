@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support import FakeClock, keyring, memory_backend, new_key
+from support import FakeClock, intent, keyring, memory_backend, new_key
 
 from backends import errors as backend_errors
 from backends.api import Algorithm
@@ -286,9 +286,9 @@ async def test_a_recorded_key_that_the_store_lost_is_a_failure_of_the_store(worl
 
 
 async def test_an_intent_whose_backend_is_away_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.store.begin_version("agent", "mem")
+    intent(world.store, "agent", "mem")
     world.backend.create("agent", 1, Algorithm.ED25519)
-    monkeypatch.setattr(world.backend, "list", _raising(backend_errors.BackendUnavailableError("gone")))
+    monkeypatch.setattr(world.backend, "find", _raising(backend_errors.BackendUnavailableError("gone")))
     await world.restart()
     monkeypatch.undo()
     assert (world.held(), len(world.store.load().intents)) == (1, 1)
@@ -298,7 +298,7 @@ async def test_an_intent_whose_backend_is_away_waits(world: World, monkeypatch: 
 
 async def test_orphans_of_others_are_left_alone(world: World) -> None:
     world.backend.create("someone-elses", 1, Algorithm.ED25519)
-    world.store.begin_version("agent", "mem")
+    intent(world.store, "agent", "mem")
     await world.restart()
     assert world.held() == 1
 
@@ -366,7 +366,7 @@ async def test_an_adoption_that_fails_or_is_cut_short_destroys_nothing(world: Wo
         with pytest.raises(StoreUnavailableError):
             await world.ring.adopt(new_key(), handle, None)
     assert world.held() == 1
-    world.store.begin_version("agent", "")  # as a kill between two steps leaves it
+    intent(world.store, "agent", "")  # as a kill between two steps leaves it
     await world.restart()
     assert world.held() == 1
     assert not world.store.load().intents

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import FakeClock, keyring, memory_backend, new_key
+from support import FakeClock, intent, keyring, memory_backend, new_key
 
 from backends.errors import BackendUnavailableError, KeyNotFoundError
 from keyd.core.errors import KeydError
@@ -145,9 +145,9 @@ class Lifecycle(RuleBasedStateMachine):
     def crash_while_rotating(self, made: bool) -> None:
         """Leave what a kill leaves: an intent, and perhaps a key pair in the backend that nobody recorded."""
         name = next(iter(self.ring.snapshot.keys))
-        intent = self.store.begin_version(name, "mem")
+        noted = intent(self.store, name, "mem")
         if made:
-            self.backend.create(name, intent.version, self.ring.snapshot.get(name).key.algorithm)
+            self.backend.create(name, noted.version, self.ring.snapshot.get(name).key.algorithm)
         self.restart()
 
     @invariant()

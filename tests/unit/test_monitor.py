@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 import pytest
 from remote_backend import RemoteBackend
-from support import FakeClock, keyring, new_key
+from support import FakeClock, intent, keyring, new_key
 
 from backends import errors as backend_errors
 from backends.api import Algorithm
+from keyd.core.errors import BackendFailedError
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.runner import BackendRunner
@@ -96,7 +98,8 @@ async def test_a_failed_self_test_is_noticed(world: World) -> None:
     await world.ring.create(new_key(backend="remote"))
     world.backend.lies = True
     assert not await world.monitor.look("remote")
-    assert "1 versions fail their self-test" in (world.monitor.failure("remote") or "")
+    assert "1 of its versions are no good" in (world.monitor.failure("remote") or "")
+    assert world.monitor.answers("remote"), "one bad key does not take the others out of service"
     world.backend.lies = False
     assert await world.monitor.look("remote")
 
@@ -113,8 +116,8 @@ async def test_another_key_under_the_same_handle_is_noticed(world: World) -> Non
 
 
 async def test_a_lost_answer_is_mended_when_the_store_is_back(world: World) -> None:
-    intent = world.store.begin_version("agent", "remote")
-    world.backend.create("agent", intent.version, Algorithm.ED25519)
+    noted = intent(world.store, "agent", "remote")
+    world.backend.create("agent", noted.version, Algorithm.ED25519)
     world.backend.failure = AWAY
     await world.restart()
     assert not await world.monitor.look("remote")
@@ -145,7 +148,8 @@ async def test_a_plugin_that_raises_anything_does_not_end_the_watch(world: World
 
     monkeypatch.setattr(world.backend, "list", broken)
     assert not await world.monitor.look("remote")
-    assert world.monitor.failure("remote") == "unexpected ZeroDivisionError"
+    assert "failed unexpectedly (ZeroDivisionError)" in (world.monitor.failure("remote") or "")
+    assert "secret" not in (world.monitor.failure("remote") or "")
 
 
 async def test_destruction_in_order(ordered: World) -> None:
@@ -173,11 +177,11 @@ async def test_destruction_in_order(ordered: World) -> None:
 async def test_an_orphan_in_the_middle_waits_for_its_turn(ordered: World) -> None:
     world = ordered
     await world.ring.create(new_key(backend="remote"))
-    intent = world.store.begin_version("agent", "remote")
-    world.backend.create("agent", intent.version, Algorithm.ED25519)
+    noted = intent(world.store, "agent", "remote")
+    world.backend.create("agent", noted.version, Algorithm.ED25519)
     await world.restart()
     assert await world.monitor.look("remote")
-    assert not world.store.load().intents
+    assert world.store.load().intents == (noted,), "it says whose the version is"
     await world.ring.rotate("agent", at_once=True)
     world.clock.advance(30 * 86400)
     await world.ring.destroy("agent", 1)
@@ -185,3 +189,158 @@ async def test_an_orphan_in_the_middle_waits_for_its_turn(ordered: World) -> Non
     world.clock.advance(30 * 86400)
     await world.ring.destroy("agent", 3)
     assert world.backend.held == {"agent.4"}
+    assert not world.store.load().intents
+
+
+async def test_a_number_that_the_store_makes_later_is_ours_too(ordered: World) -> None:
+    """A store that counts versions itself fills the gap which a creation that failed has left."""
+    world = ordered
+    await world.ring.create(new_key(backend="remote"))
+    intent(world.store, "agent", "remote")
+    await world.restart()
+    assert await world.monitor.look("remote")
+    world.backend.create("agent", 2, Algorithm.ED25519)  # on the way to the next
+    await world.ring.rotate("agent", at_once=True)
+    world.clock.advance(30 * 86400)
+    await world.ring.destroy("agent", 1)
+    assert world.backend.held == {"agent.3"}
+    assert not world.store.load().intents
+
+
+async def test_until_it_was_looked_at_nothing_is_known(world: World) -> None:
+    assert not world.monitor.answers("remote")
+    assert await world.monitor.look("remote")
+    assert world.monitor.answers("remote")
+    await world.monitor.stop()
+    assert not world.monitor.answers("remote"), "nobody is to be sent here any more"
+
+
+async def test_health_that_changed_during_a_look_is_told(world: World) -> None:
+    """The breaker opens and closes while a look hangs: what was told last is what is so."""
+    told = []
+
+    async def tell() -> None:
+        told.append(world.monitor.answers("remote"))
+
+    await world.ring.create(new_key(backend="remote"))
+    world.monitor = Monitor(world.ring, tell)
+    await world.monitor.look("remote")
+    while not world.runner.breaker.failed("x"):
+        pass
+    await world.monitor.look("remote")  # finds it open, or takes the one place that there is
+    world.runner.breaker.succeeded()
+    await world.monitor.look("remote")
+    assert world.monitor.answers("remote")
+    assert told[-1] is True
+
+
+async def test_every_key_of_every_backend_gets_its_turn(tmp_path: Path) -> None:
+    backends = {name: RemoteBackend() for name in ("a", "b")}
+    runners = {name: BackendRunner(name, backend) for name, backend in backends.items()}
+    store = SqlStore(tmp_path / "keyd.db")
+    ring = keyring(store, runners, FakeClock())
+    await ring.start()
+    for name in backends:
+        for number in (1, 2):
+            await ring.create(new_key(f"{name}{number}", backend=name))
+
+    async def nobody() -> None: ...
+
+    monitor = Monitor(ring, nobody)
+    for name, backend in backends.items():
+        await monitor.look(name)
+        backend.asked.clear()
+    for _ in range(2):
+        for name in backends:
+            await monitor.look(name)
+    assert [backend.asked for backend in backends.values()] == [{"a1.1", "a2.1"}, {"b1.1", "b2.1"}]
+    store.close()
+    for runner in runners.values():
+        runner.close()
+
+
+async def test_one_bad_key_is_not_paid_for_by_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disabled in KMS, for example: it is tried again at each look, the sound ones are not, and it hides none of them."""
+    for number in range(4):
+        await world.ring.create(new_key(f"k{number}", backend="remote"))
+    good = world.backend.sign
+
+    def sign(handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        signature = good(handle, algorithm, message)
+        if handle == "k0.1":
+            raise backend_errors.BackendAccessError("key is disabled")
+        return signature
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.backend, "sign", sign)
+        world.backend.calls.clear()
+        assert not await world.monitor.look("remote")
+        assert world.backend.calls.count("sign") == 4
+        for _ in range(5):
+            assert not await world.monitor.look("remote")
+        assert world.backend.calls.count("sign") == 9
+        assert "key is disabled" in (world.monitor.failure("remote") or "")
+        assert world.monitor.answers("remote")
+    assert await world.monitor.look("remote")
+
+
+async def test_a_store_that_refuses_everything_does_not_answer(world: World) -> None:
+    await world.ring.create(new_key(backend="remote"))
+    await world.monitor.look("remote")
+    world.backend.failure = backend_errors.BackendAccessError("token revoked")
+    assert not await world.monitor.look("remote")
+    assert not world.monitor.answers("remote")
+
+
+async def test_one_destruction_that_fails_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        await world.ring.create(new_key(name, backend="remote"))
+        await world.ring.compromise(name, 1, "stolen")
+    world.backend.failure = AWAY
+    for name in ("a", "b", "c"):
+        await world.ring.destroy(name, 1)
+    world.backend.failure = None
+    good = world.backend.destroy
+
+    def destroy(handle: str) -> None:
+        if handle == "b.1":
+            raise backend_errors.BackendAccessError("not yours")
+        good(handle)
+
+    monkeypatch.setattr(world.backend, "destroy", destroy)
+    await world.monitor.look("remote")
+    shown = {name: world.ring.snapshot.get(name).versions[0].record.handle for name in ("a", "b", "c")}
+    assert shown == {"a": None, "b": "b.1", "c": None}
+    assert {v.key: v.handle for v in world.store.load().versions if v.version == 1} == shown
+    assert world.runner.mend_wanted
+
+
+async def test_what_must_wait_for_somebody_elses_version_wants_no_mending(
+    ordered: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = ordered
+    for version in (1, 2):
+        world.backend.create("legacy", version, Algorithm.ED25519)
+    await world.ring.adopt(new_key(backend="remote"), "legacy.2", None)
+    await world.ring.compromise("agent", 1, "stolen")
+    change = await world.ring.destroy("agent", 1)
+    assert "after the versions before it" in change.warnings[0]
+    await world.restart()
+    assert await world.monitor.look("remote")
+    assert not world.runner.mend_wanted
+    assert {"legacy.1", "legacy.2"} <= world.backend.held
+
+
+async def test_a_key_that_was_swapped_inside_of_the_process_signs_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path / "keyd.db")
+    world.backend.capabilities = replace(world.backend.capabilities, in_process=True)
+    await world.ring.start()
+    await world.ring.create(new_key(backend="remote"))
+    view = world.ring.snapshot.get("agent").versions[0]
+    assert await world.runner.sign(view, Algorithm.ED25519, b"m")
+    world.backend.destroy("agent.1")
+    world.backend.create("agent", 1, Algorithm.ED25519)
+    assert not await world.monitor.look("remote")
+    with pytest.raises(BackendFailedError, match="does not verify"):
+        await world.runner.sign(view, Algorithm.ED25519, b"m")
+    world.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from remote_backend import RemoteBackend
-from support import FakeClock, keyring, memory_backend, new_key
+from support import FakeClock, keyring, memory_backend, new_key, until
 
 from backends import deadline
 from backends import errors as backend_errors
+from backends.api import Algorithm
 from keyd.core.breaker import PAUSE, THRESHOLD
 from keyd.core.errors import BackendFailedError, BackendUnavailableError, KeydError, OverloadedError, SizeError
 from keyd.core.keyring import Keyring
@@ -21,6 +23,7 @@ from keyd.core.runner import BackendRunner, Limits
 from keyd.core.store import SqlStore
 
 FAST = Limits(timeout=0.1, admin_timeout=0.1, threads=2, max_waiting=4)
+PATIENT = Limits(timeout=20, admin_timeout=20, threads=2, max_waiting=4)
 
 
 class Time:
@@ -34,10 +37,15 @@ class World:
     def __init__(self, path: Path) -> None:
         self.backend = RemoteBackend()
         self.time = Time()
-        self.runner = BackendRunner("remote", self.backend, FAST, monotonic=self.time)
+        self.runner = BackendRunner("remote", self.backend, PATIENT, monotonic=self.time)
         self.local = BackendRunner("mem", memory_backend())
         self.store = SqlStore(path)
         self.ring: Keyring = keyring(self.store, {"remote": self.runner, "mem": self.local}, FakeClock())
+
+    def hang(self) -> None:
+        """From now on nothing answers, and callers do not wait long."""
+        self.runner.limits = FAST
+        self.backend.answering.clear()
 
     async def sign(self, name: str = "agent", within: float | None = None) -> bytes:
         view = self.ring.snapshot.get(name)
@@ -57,7 +65,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_a_hung_store_costs_its_callers_the_deadline_and_others_nothing(world: World) -> None:
-    world.backend.answering.clear()
+    world.hang()
     start = time.monotonic()
     calls = [asyncio.create_task(world.sign()) for _ in range(3)]
     assert len([await world.sign("local") for _ in range(20)]) == 20
@@ -68,18 +76,19 @@ async def test_a_hung_store_costs_its_callers_the_deadline_and_others_nothing(wo
 
 
 async def test_the_callers_own_deadline_counts_where_it_is_shorter(world: World) -> None:
-    world.backend.answering.clear()
+    world.hang()
     with pytest.raises(BackendUnavailableError, match=r"within 0\.02 s"):
         await world.sign(within=0.02)
 
 
 async def test_callers_in_a_hurry_shut_nobody_out(world: World) -> None:
-    world.backend.answering.clear()
+    world.hang()
     for _ in range(THRESHOLD + 1):
         with pytest.raises((BackendUnavailableError, OverloadedError)):
             await world.sign(within=0.001)
     assert world.runner.breaker.reason is None
     world.backend.answering.set()
+    await until(lambda: not world.runner.under_way)
     assert await world.sign()
 
 
@@ -98,8 +107,8 @@ async def test_callers_in_a_hurry_do_not_take_the_place_of_one_who_would_find_ou
 
 
 async def test_the_backend_learns_the_deadline(world: World) -> None:
-    left = await world.runner.run(0.08, deadline.remaining, 10.0)
-    assert 0 < left <= 0.08
+    left = await world.runner.run(8.0, deadline.remaining, 10.0)
+    assert 0 < left <= 8.0
     assert await asyncio.to_thread(deadline.remaining, 10.0) == 10.0
 
 
@@ -137,7 +146,7 @@ async def test_what_one_key_meets_does_not_open_the_breaker(
 
 
 async def test_too_many_at_once_are_told_so(world: World) -> None:
-    world.backend.answering.clear()
+    world.hang()
     calls = [asyncio.create_task(world.sign()) for _ in range(FAST.max_waiting + 3)]
     outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
     assert outcomes.count(OverloadedError) == 3
@@ -172,7 +181,7 @@ async def test_a_store_that_never_comes_back_does_not_hold_up_the_end(tmp_path: 
 
 
 async def test_a_key_that_is_made_too_late_is_destroyed_again(world: World) -> None:
-    world.backend.answering.clear()
+    world.hang()
     with pytest.raises(BackendUnavailableError):
         await world.ring.create(new_key("late", backend="remote"))
     assert world.runner.mend_wanted
@@ -180,6 +189,7 @@ async def test_a_key_that_is_made_too_late_is_destroyed_again(world: World) -> N
     world.backend.answering.set()
     await asyncio.to_thread(world.backend.destroyed.wait, 10)
     assert len(world.backend.held) == before
+    world.runner.limits = PATIENT
     await world.ring.mend("remote")
     assert not world.store.load().intents
     await world.ring.create(new_key("late", backend="remote"))
@@ -197,3 +207,59 @@ async def test_sizes_that_the_store_does_not_sign_are_refused_before_it_is_asked
         with pytest.raises(SizeError, match=f"signs 2 to 4 bytes with Ed25519, got {size}"):
             await world.runner.sign(view, algorithm, bytes(size))
     assert len(world.backend.calls) == asked
+
+
+async def test_a_burst_does_not_shut_out_a_store_that_is_only_slow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred at once, of whom most wait too long for a thread: those are told so, and it is no failure of the store."""
+    good, turn = world.backend.sign, threading.Semaphore(0)
+
+    def slow(handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        turn.acquire()
+        return good(handle, algorithm, message)
+
+    monkeypatch.setattr(world.backend, "sign", slow)
+    world.runner.limits = replace(FAST, timeout=0.2, max_waiting=200)
+    calls = [asyncio.create_task(world.sign()) for _ in range(100)]
+    while any(not call.done() for call in calls):
+        turn.release()
+        await asyncio.sleep(0.02)
+    turn.release(200)
+    outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
+    assert outcomes.count(BackendUnavailableError) > THRESHOLD
+    assert outcomes.count(bytes) > 0
+    assert world.runner.breaker.reason is None
+
+
+async def test_whoever_goes_away_leaves_no_work_behind(world: World) -> None:
+    world.backend.answering.clear()
+    busy = [asyncio.create_task(world.runner.call(world.backend.list)) for _ in range(PATIENT.threads)]
+    ran = []
+    waiting = asyncio.create_task(world.runner.call(ran.append, 1))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert world.runner.under_way == PATIENT.threads + 1, "it keeps its place in the queue, which has a limit"
+    world.backend.answering.set()
+    await asyncio.gather(*busy)
+    await until(lambda: not world.runner.under_way)
+    assert ran == []
+
+
+async def test_what_a_plugin_must_not_raise_is_told_apart_and_not_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("the PIN is 1234")
+
+    monkeypatch.setattr(world.backend, "sign", broken)
+    monkeypatch.setattr(world.local.backend, "sign", broken)
+    for name in ("agent", "local"):
+        with pytest.raises(BackendFailedError, match=r"failed unexpectedly \(ValueError\)") as caught:
+            await world.sign(name)
+        assert "1234" not in str(caught.value)
+
+
+async def test_a_runner_that_is_closed_says_so(tmp_path: Path) -> None:
+    runner = BackendRunner("remote", RemoteBackend(), FAST)
+    assert runner.close()
+    with pytest.raises(BackendUnavailableError, match="is being closed"):
+        await runner.call(runner.backend.list)
+    assert runner.under_way == 0

@@ -9,13 +9,14 @@ from keyd.core.model import Key, KeyVersion
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A note, written before the backend is called, that a version is about to be made there.
+    """A note that a version is about to be made in a backend, written when it is known that nothing is in its place.
 
-    If the process dies, whatever the backend holds under this name and version belongs to nobody and is removed.
+    If the process dies, what the backend holds under this name and version then is this version, which nobody was told of.
     """
 
     key: str
     version: int
+    #: Empty when the version is there already, to be adopted.
     backend: str
 
 

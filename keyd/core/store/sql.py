@@ -45,18 +45,34 @@ class SqlStore:
                 intents=tuple(Intent(row.key, row.version, row.backend) for row in connection.execute(select(tables.intents))),
             )
 
-    def begin_version(self, key: str, backend: str) -> Intent:
-        """Give out the next version number of a key and note the intent to make that version."""
+    def next_version(self, key: str) -> int:
+        """Return the version number of a key that was not given out yet."""
         table = tables.numbers
         with self._transaction() as connection:
-            last = connection.execute(select(table.c.last).where(table.c.key == key)).scalar()
-            if last is None:
-                connection.execute(insert(table).values(key=key, last=1))
-            else:
-                connection.execute(update(table).where(table.c.key == key).values(last=last + 1))
-            intent = Intent(key, (last or 0) + 1, backend)
-            connection.execute(insert(tables.intents).values(**asdict(intent)))
-        return intent
+            return (connection.execute(select(table.c.last).where(table.c.key == key)).scalar() or 0) + 1
+
+    def begin_version(self, intent: Intent) -> None:
+        """Give out a version number of a key, and note the intent to make that version if it names a backend.
+
+        Raises:
+            AlreadyExistsError: the number was given out meanwhile.
+        """
+        table = tables.numbers
+        with self._transaction() as connection:
+            last = connection.execute(select(table.c.last).where(table.c.key == intent.key)).scalar() or 0
+            if last >= intent.version:
+                raise AlreadyExistsError(f"version {intent.version} of key {intent.key!r} is being made already")
+            connection.execute(delete(table).where(table.c.key == intent.key))
+            connection.execute(insert(table).values(key=intent.key, last=intent.version))
+            if intent.backend:
+                connection.execute(insert(tables.intents).values(**asdict(intent)))
+
+    def holds(self, intent: Intent) -> bool:
+        """Say whether an intent is still noted: neither was its version recorded nor was it abandoned."""
+        table = tables.intents
+        where = (table.c.key == intent.key) & (table.c.version == intent.version)
+        with self._transaction() as connection:
+            return connection.execute(select(table.c.key).where(where)).first() is not None
 
     def finish_version(self, intent: Intent, version: KeyVersion, *, key: Key | None, changed: Sequence[KeyVersion]) -> None:
         """Record a version that the backend made, the key if it is new, and the versions whose timelines change with it.
@@ -85,6 +101,13 @@ class SqlStore:
         """Write the handles, timelines and reasons of versions that exist."""
         with self._transaction() as connection:
             _write(connection, changed)
+
+    def forget_handle(self, version: KeyVersion) -> None:
+        """Record that the private key of a version is destroyed for certain, and touch nothing else of it."""
+        table = tables.versions
+        where = (table.c.key == version.key) & (table.c.version == version.version)
+        with self._transaction() as connection:
+            connection.execute(update(table).where(where).values(handle=None))
 
     def update_key(self, key: Key) -> None:
         """Write a key that exists."""

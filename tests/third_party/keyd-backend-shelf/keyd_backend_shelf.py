@@ -71,6 +71,12 @@ class ShelfBackend:
             rows = self._database.execute("SELECT name, version FROM shelf").fetchall()
         return [StoredKey(f"{name}/{version}", name, version) for name, version in rows]
 
+    def find(self, name: str, version: int) -> str | None:
+        """Return the handle of this version, if there is a row."""
+        with self._lock:
+            row = self._database.execute("SELECT 1 FROM shelf WHERE name = ? AND version = ?", (name, version)).fetchone()
+        return f"{name}/{version}" if row else None
+
     def public_key(self, handle: str) -> PublicKey:
         """Return the public half."""
         return self._load(handle)[1].public_key()

@@ -1,0 +1,108 @@
+"""Has backends make key pairs: never in the place of another, and so that nothing stays of one that is not recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from keyd.core import repair
+from keyd.core.errors import AlreadyExistsError, BackendUnavailableError
+from keyd.core.model import Key
+from keyd.core.runner import BackendRunner
+from keyd.core.snapshot import Snapshot
+from keyd.core.store import Intent, SqlStore
+
+#: Where a version comes from: a function that has the backend make it, or the handle of what the backend holds already.
+Source = Callable[[int], str] | str
+
+_MOST_TAKEN = 1000
+
+
+class Maker:
+    """Gets the key pairs of new versions. Its callers hold the lock of the backend."""
+
+    def __init__(self, store: SqlStore, snapshot: Callable[[], Snapshot]) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        #: What threads of backends are making, also those that nobody waits for any more.
+        self.under_way: set[Intent] = set()
+
+    async def get(self, key: Key, runner: BackendRunner, source: Source) -> tuple[Intent, str]:
+        """Give out the next version number of a key, and return it with the handle of the key pair that is made for it.
+
+        Raises:
+            AlreadyExistsError: the backend holds a version of this number, which belongs to nobody on record.
+            KeydError: the backend or the store failed; nothing is left of the attempt, or will be when the backend is back.
+        """
+        if isinstance(source, str):
+            return await self._number(key, ""), source
+        intent = await self._free_place(key, runner)
+        return intent, await self._made(runner, source, intent)
+
+    async def _number(self, key: Key, backend: str) -> Intent:
+        """Give out the next version number."""
+        intent = Intent(key.name, await asyncio.to_thread(self._store.next_version, key.name), backend)
+        await asyncio.to_thread(self._store.begin_version, intent)
+        return intent
+
+    async def _free_place(self, key: Key, runner: BackendRunner) -> Intent:
+        """Note the intent to make the next version. What the backend holds already is never taken for it.
+
+        Raises:
+            AlreadyExistsError: a new key's place is taken. Those of later versions are passed over.
+            KeydError: the backend cannot tell, or the store failed; nothing was noted.
+        """
+        for _ in range(_MOST_TAKEN):
+            number = await asyncio.to_thread(self._store.next_version, key.name)
+            taken = await runner.call(runner.backend.find, key.name, number)
+            if taken is None:
+                return await self._number(key, key.backend)
+            if key.name not in self._snapshot().keys:
+                raise AlreadyExistsError(
+                    f"backend {runner.name!r} holds a key pair made for version {number} of {key.name!r} already, under handle "
+                    f"{taken!r}; `keyd key adopt` takes it over, another name leaves it alone"
+                )
+            await self._number(key, "")
+        raise AlreadyExistsError(
+            f"backend {runner.name!r} holds more than {_MOST_TAKEN} versions of {key.name!r} that are not on record"
+        )
+
+    async def _made(self, runner: BackendRunner, make: Callable[[int], str], intent: Intent) -> str:
+        """Have the backend make a key pair and return its handle. Nothing is left of it on failure, sooner or later."""
+        given_up = threading.Event()
+        self.under_way.add(intent)
+
+        def make_or_undo() -> str:
+            try:
+                handle = make(intent.version)
+                if given_up.is_set():  # too late: nobody waits for it any more
+                    runner.backend.destroy(handle)
+                return handle
+            finally:
+                self.under_way.discard(intent)
+                runner.mend_wanted |= given_up.is_set()
+
+        try:
+            return await runner.call(make_or_undo)
+        except AlreadyExistsError:
+            # Somebody else made it since its place was free.
+            await asyncio.to_thread(self._store.abandon_version, intent)
+            raise
+        except BackendUnavailableError:
+            given_up.set()
+            runner.mend_wanted = True  # it may have been made all the same; looking now would only wait again
+            if runner.backend.capabilities.in_process:
+                await self.undo(intent, runner)
+            raise
+        except Exception:
+            given_up.set()
+            await self.undo(intent, runner)
+            raise
+
+    async def undo(self, intent: Intent, runner: BackendRunner) -> None:
+        """Remove what was got, if it was made; now, or as soon as the backend answers. What was adopted stays."""
+        if intent.backend:
+            views = [view for view in self._snapshot().keys.values() if view.key.backend == runner.name]
+            recorded = {v.record.handle for view in views for v in view.versions if v.record.handle}
+            runner.mend_wanted |= not await repair.remove_orphan(intent, self._store, runner, recorded)
