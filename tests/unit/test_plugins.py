@@ -38,6 +38,7 @@ class Good:
     def open(cls, config, context): ...
     def create(self, name, version, algorithm): ...
     def list(self): ...
+    def find(self, name, version): ...
     def public_key(self, handle): ...
     def sign(self, handle, algorithm, message): ...
     def destroy(self, handle): ...
@@ -50,6 +51,11 @@ class Lax(Good):
 
 class NoSign(Good):
     sign = None
+
+
+class Greedy(Good):
+    class Config(Strict):
+        timeout: int = 0
 
 
 class NoConfig(Good):
@@ -131,6 +137,7 @@ def test_a_type_that_fails_when_imported_shows_no_text_of_its_own(install):
         (NoSign, "it has no method sign"),
         (NoConfig, "its Config is not a pydantic model"),
         (Lax, "its Config does not forbid unknown fields"),
+        (Greedy, "its Config has the field timeout, which is keyd's own"),
     ],
 )
 def test_what_is_no_backend_is_refused(install, loaded, problem):
