@@ -49,6 +49,13 @@ class DaemonProcess:
         self.module = module
         self.env: dict[str, str] = {}
 
+    def copy(self) -> DaemonProcess:
+        """Return another one, with the same state in a directory of its own. This one must not run."""
+        twin = DaemonProcess()
+        shutil.copytree(self.directory, twin.directory, dirs_exist_ok=True)
+        twin.config.write_text(self.config.read_text().replace(str(self.directory), str(twin.directory)))
+        return twin
+
     @property
     def address(self) -> str:
         return f"unix:{self.directory}/run/keyd.sock"

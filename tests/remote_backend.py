@@ -19,7 +19,6 @@ class RemoteBackend(MemoryBackend):
         self.answering = threading.Event()
         self.answering.set()
         self.lies = False
-        self.destroyed = threading.Event()
         self.calls: list[str] = []
         #: The handles whose public keys were asked for.
         self.asked: set[str] = set()
@@ -58,7 +57,6 @@ class RemoteBackend(MemoryBackend):
             if own and any(key.name == own.name and (key.version or 0) < (own.version or 0) for key in super().list()):
                 raise DestructionPendingError("an older version is there")
         super().destroy(handle)
-        self.destroyed.set()
 
     @property
     def held(self) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,18 +31,25 @@ ACTS: dict[str, Callable[[AdminClient], object]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def before() -> Iterator[tuple[DaemonProcess, set[str]]]:
+    """Provide the state in which every act finds the daemon, and the kids that are published."""
+    daemon = DaemonProcess()
+    daemon.start()
+    with daemon.admin() as admin, daemon.client() as client:
+        admin.create_key(name="agent")
+        admin.rotate_key("agent", now=True)
+        published = {jwk["kid"] for jwk in client.jwks()["keys"]}
+    daemon.stop()
+    yield daemon, published
+    daemon.close()
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("act", "step"), [(act, step) for act, steps in STEPS.items() for step in steps])
-def test_nothing_is_lost_and_nothing_is_left_over(act: str, step: str, when: str) -> None:
-    daemon = DaemonProcess()
+def test_nothing_is_lost_and_nothing_is_left_over(act: str, step: str, when: str, before: tuple[DaemonProcess, set[str]]) -> None:
+    daemon, published = before[0].copy(), before[1]
     try:
-        daemon.start()
-        with daemon.admin() as admin, daemon.client() as client:
-            admin.create_key(name="agent")
-            admin.rotate_key("agent", now=True)
-            published = {jwk["kid"] for jwk in client.jwks()["keys"]}
-        daemon.stop()
-
         daemon.module, daemon.env = "crashing_daemon", {"KEYD_TEST_CRASH": f"{when}:{step}", "PYTHONPATH": "tests"}
         daemon.start()
         with daemon.admin() as admin, pytest.raises(KeydClientError):

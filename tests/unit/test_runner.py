@@ -180,16 +180,23 @@ async def test_a_store_that_never_comes_back_does_not_hold_up_the_end(tmp_path: 
     backend.answering.set()
 
 
-async def test_a_key_that_is_made_too_late_is_destroyed_again(world: World) -> None:
-    world.hang()
+async def test_a_key_that_is_made_too_late_is_destroyed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, gate, before = world.backend.create, threading.Event(), world.backend.held
+
+    def create(name: str, version: int, algorithm: Algorithm) -> str:
+        gate.wait()
+        return good(name, version, algorithm)
+
+    monkeypatch.setattr(world.backend, "create", create)
+    world.runner.limits = FAST
     with pytest.raises(BackendUnavailableError):
         await world.ring.create(new_key("late", backend="remote"))
     assert world.runner.mend_wanted
-    before = len(world.backend.held)
-    world.backend.answering.set()
-    await asyncio.to_thread(world.backend.destroyed.wait, 10)
-    assert len(world.backend.held) == before
     world.runner.limits = PATIENT
+    gate.set()
+    await until(lambda: not world.runner.under_way)
+    assert world.backend.calls[-2:] == ["create", "destroy"]
+    assert world.backend.held == before
     await world.ring.mend("remote")
     assert not world.store.load().intents
     await world.ring.create(new_key("late", backend="remote"))
