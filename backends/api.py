@@ -152,7 +152,7 @@ class Backend(Protocol):
         Raises:
             KeyNotFoundError: there is nothing under this handle.
             UnsupportedAlgorithmError: the material is not for this algorithm.
-            MessageTooLargeError: longer than the declared limit, or shorter than the declared least.
+            MessageSizeError: longer than the declared limit, or shorter than the declared least.
         """
         ...
 

@@ -36,7 +36,7 @@ from backends.errors import (
     BackendUnavailableError,
     KeyExistsError,
     KeyNotFoundError,
-    MessageTooLargeError,
+    MessageSizeError,
     UnsupportedAlgorithmError,
 )
 
@@ -177,7 +177,7 @@ class AwsKmsBackend:
         Raises:
             KeyNotFoundError: there is no such key, or it is about to be deleted.
             UnsupportedAlgorithmError: the key is not for this algorithm.
-            MessageTooLargeError: the message would have to be sent whole, and is longer than 4096 bytes or empty.
+            MessageSizeError: the message would have to be sent whole, and is longer than 4096 bytes or empty.
             BackendAccessError: the key is disabled, or KMS refuses the credentials.
         """
         self._check_declared(algorithm)
@@ -320,7 +320,7 @@ class AwsKmsBackend:
         if hash_name is not None and self._config.message_type == "digest":
             return {"Message": hashlib.new(hash_name, message).digest(), "MessageType": "DIGEST"}
         if not 0 < len(message) <= _MAX_RAW:
-            raise MessageTooLargeError(
+            raise MessageSizeError(
                 f"AWS KMS signs 1 to {_MAX_RAW} bytes with {algorithm.value}, not {len(message)}; sign less, or use another algorithm"
             )
         return {"Message": message, "MessageType": "RAW"}

@@ -23,8 +23,8 @@ class UnsupportedAlgorithmError(BackendError):
     """The backend does not do this algorithm, or not with this material."""
 
 
-class MessageTooLargeError(BackendError):
-    """The store cannot sign a message of this size with this algorithm."""
+class MessageSizeError(BackendError):
+    """The store signs no message of this size with this algorithm: too large, or empty."""
 
 
 class BackendAccessError(BackendError):

@@ -34,7 +34,7 @@ from backends.errors import (
     DestructionPendingError,
     KeyExistsError,
     KeyNotFoundError,
-    MessageTooLargeError,
+    MessageSizeError,
     UnsupportedAlgorithmError,
 )
 
@@ -155,7 +155,7 @@ class VaultTransitBackend:
         Raises:
             KeyNotFoundError: there is no such version, or ``min_encryption_version`` keeps it from signing.
             UnsupportedAlgorithmError: the transit key is of a type for other algorithms.
-            MessageTooLargeError: larger than the server takes; only with Ed25519, which needs the whole message.
+            MessageSizeError: larger than the server takes; only with Ed25519, which needs the whole message.
             BackendIntegrityError: what came back is no signature by this version.
         """
         name, version = self._parse(handle)
@@ -320,7 +320,7 @@ class VaultTransitBackend:
         if "signing key not found" in reply.words or reply.says_absent:
             raise KeyNotFoundError(f"transit mount {self._mount} holds no {name}")
         if reply.status == 413:
-            raise MessageTooLargeError("vault refuses a request of this size; raise max_request_size or sign a shorter message")
+            raise MessageSizeError("vault refuses a request of this size; raise max_request_size or sign a shorter message")
         self._fail(reply, f"sign with {handle}", None)
 
     def _fail(self, reply: Reply, action: str, cause: Exception | None) -> NoReturn:

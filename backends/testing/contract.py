@@ -74,10 +74,10 @@ class BackendContract(FaultContract):
             message = bytes(range(256)) * 80
             check(public, algorithm, backend.sign(handle, algorithm, message[:size]), message[:size])
         if least:
-            with pytest.raises(errors.MessageTooLargeError):
+            with pytest.raises(errors.MessageSizeError):
                 backend.sign(handle, algorithm, bytes(least - 1))
         if limit is not None:
-            with pytest.raises(errors.MessageTooLargeError):
+            with pytest.raises(errors.MessageSizeError):
                 backend.sign(handle, algorithm, bytes(limit + 1))
 
     @each_algorithm

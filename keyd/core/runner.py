@@ -36,7 +36,7 @@ _TRANSLATION: tuple[tuple[type[backend_errors.BackendError], type[errors.KeydErr
     (backend_errors.BackendUnavailableError, errors.BackendUnavailableError),
     (backend_errors.BackendAccessError, errors.BackendRefusedError),
     (backend_errors.BackendFullError, errors.StorageFullError),
-    (backend_errors.MessageTooLargeError, errors.SizeError),
+    (backend_errors.MessageSizeError, errors.SizeError),
     (backend_errors.UnsupportedAlgorithmError, errors.InvalidArgumentError),
     (backend_errors.InvalidKeyMaterialError, errors.InvalidArgumentError),
     (backend_errors.KeyNotFoundError, errors.NotFoundError),

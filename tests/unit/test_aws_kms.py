@@ -120,7 +120,7 @@ def test_messages_that_kms_would_refuse_are_not_sent(
     assert backend.capabilities.max_message[algorithm] == 4096
     assert backend.sign(handle, algorithm, bytes(4096))
     for size in (0, 4097):
-        with pytest.raises(errors.MessageTooLargeError, match=rf"1 to 4096 bytes with {algorithm.value}, not {size}"):
+        with pytest.raises(errors.MessageSizeError, match=rf"1 to 4096 bytes with {algorithm.value}, not {size}"):
             backend.sign(handle, algorithm, bytes(size))
     assert len(sent(kms, "Sign")) == 1
 

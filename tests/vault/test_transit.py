@@ -140,7 +140,7 @@ def test_version_below_the_operators_minimum(server, tenant, backend) -> None:
 def test_message_larger_than_a_request(backend) -> None:
     handle = backend.create("k", 1, ED)
     backend.sign(handle, ED, bytes(1 << 20))
-    with pytest.raises(errors.MessageTooLargeError, match="max_request_size"):
+    with pytest.raises(errors.MessageSizeError, match="max_request_size"):
         backend.sign(handle, ED, bytes(26 << 20))
 
 
