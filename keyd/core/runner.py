@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +22,7 @@ from backends.api import Algorithm, Backend
 from backends.encoding import verify_raw
 from keyd.core import errors
 from keyd.core.breaker import Breaker
+from keyd.core.mailbox import Mailbox
 from keyd.core.snapshot import VersionView
 
 P = ParamSpec("P")
@@ -64,11 +65,13 @@ class Limits:
     max_waiting: int = 256
 
 
-def _waiter(future: Future[R]) -> asyncio.Future[R]:
-    """Return what to await a thread's work with. Nobody is told of an exception that comes when nobody waits any more."""
-    waiter = asyncio.wrap_future(future)
-    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return waiter
+class _ExpiredError(Exception):
+    """Nobody waits any longer."""
+
+
+def _expire(waiter: asyncio.Future[Any]) -> None:
+    if not waiter.done():
+        waiter.set_exception(_ExpiredError())
 
 
 class BackendRunner:
@@ -82,6 +85,7 @@ class BackendRunner:
         self.limits = limits or Limits()
         self.breaker = Breaker(monotonic)
         self._pool = ThreadPoolExecutor(self.limits.threads, thread_name_prefix=THREAD_PREFIX + name)
+        self._mailbox = Mailbox()
         self._under_way = 0
         self._answered = 0
         self._idle = threading.Condition()  # the count goes down in the pool's threads
@@ -116,34 +120,47 @@ class BackendRunner:
             )
         if self._under_way >= self.limits.max_waiting:
             raise errors.OverloadedError(f"backend {self.name!r} has {self._under_way} calls under way; try again later")
-        end, answered, given_up = time.monotonic() + within, self._answered, threading.Event()
-
-        def work() -> R:
-            if given_up.is_set():  # while it waited for a thread
-                raise backend_errors.BackendUnavailableError("given up")
-            with deadline.within(end - time.monotonic()):
-                return function(*args, **kwargs)
-
-        future = self._submit(work)
+        answered = self._answered
         try:
-            async with asyncio.timeout(within):
-                result = await asyncio.shield(_waiter(future))
-        except TimeoutError:
+            result = await self._in_thread(within, lambda: function(*args, **kwargs))
+        except _ExpiredError:
             if self._answered == answered:  # else it is not away, only slow for so many
                 self._failed(f"no answer within {within:.3g} s", within)
             raise errors.BackendUnavailableError(f"backend {self.name!r} did not answer within {within:.3g} s") from None
-        except InvalidSignature:
+        except (InvalidSignature, errors.KeydError):
             raise
         except Exception as exc:
             raise self._translated(exc, within) from exc
-        finally:
-            given_up.set()
         self._answered += 1
         if self.breaker.succeeded():
             _log.info("backend answers again", backend=self.name)
         return result
 
-    def _submit(self, work: Callable[[], R]) -> Future[R]:
+    async def _in_thread(self, within: float, call: Callable[[], R]) -> R:
+        """Run a call in a thread and return or raise as it does. Raises _ExpiredError after ``within`` seconds."""
+        loop, end, given_up = asyncio.get_running_loop(), time.monotonic() + within, threading.Event()
+        waiter: asyncio.Future[R] = loop.create_future()
+
+        def work() -> None:
+            if given_up.is_set():  # while it waited for a thread
+                return
+            try:
+                with deadline.within(end - time.monotonic()):
+                    result = call()
+            except BaseException as exc:  # noqa: BLE001 - it is raised where it is waited for
+                self._mailbox.post(waiter, None, exc)
+            else:
+                self._mailbox.post(waiter, result, None)
+
+        self._submit(work)
+        timer = loop.call_later(within, _expire, waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            given_up.set()
+
+    def _submit(self, work: Callable[[], None]) -> None:
         """Hand ``work`` to a thread. It counts as under way until it is done, even if nobody waits for it any more."""
         try:
             future = self._pool.submit(work)
@@ -152,12 +169,11 @@ class BackendRunner:
         with self._idle:
             self._under_way += 1
         future.add_done_callback(self._done)
-        return future
 
     def _is_evidence(self, within: float) -> bool:
         return within >= min(_EVIDENCE, self.limits.timeout)
 
-    def _done(self, _: Future[R]) -> None:
+    def _done(self, _: Future[None]) -> None:
         with self._idle:
             self._under_way -= 1
             self._idle.notify_all()
