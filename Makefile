@@ -5,9 +5,9 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults lint format proto clean
+.PHONY: help demo test contract faults bench-stores lint format proto clean
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate processes
 	@$(BIN)/keyd demo
@@ -23,6 +23,9 @@ contract: $(VENV)/test.stamp $(VENV)/keyd.stamp ## hold every backend to the con
 
 faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## break real stores under load; SECONDS= is how long each phase lasts
 	PYTHONSAFEPATH=1 KEYD_FAULT_SECONDS=$(or $(SECONDS),5) $(BIN)/pytest -q tests/faults $(ARGS)
+
+bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
+	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/stores.py --seconds 1.2 --rounds 5 $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Signatures a second through keyd, next to the same operation called directly, store by store, in one run.
 
-    python benchmarks/stores.py [--seconds 1.5] [--rounds 3]
+    make bench-stores, or python benchmarks/stores.py [--seconds 1.5] [--rounds 3] [--store pkcs11|vault|aws]
 
 Four figures for each store, algorithm and number of threads, interleaved, medians of the rounds:
 
