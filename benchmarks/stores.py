@@ -11,7 +11,7 @@ Four figures for each store, algorithm and number of threads, interleaved, media
 - daemon: the same again through the daemon's socket, in batches of 32, so that the client in Python is not what is measured.
 
 Fails when a backend reaches less than 80 % of the direct figure. The other two are shown: they include a verification of every
-signature, which for Ed25519 and ECDSA costs more than SoftHSM's signature itself, and on a machine with few cores takes from the store.
+signature, which for Ed25519 and ECDSA costs as much as SoftHSM's signature itself, and on a machine with few cores takes from the store.
 """
 
 from __future__ import annotations
@@ -85,9 +85,6 @@ def softhsm(directory: Path) -> Iterator[Store]:
     """SoftHSM, with python-pkcs11 for the direct figure: the module as the backend initialises it, else threads crash it."""
     store = SoftHsm(directory)
     config = store.config()
-    section = f'type = "pkcs11"\nuri = "{config.uri}"\nmodule = "{MODULE}"\npin = {{ file = "{store.pin}" }}\n' + "".join(
-        f'environment.{name} = "{value}"\n' for name, value in store.environment.items()
-    )
 
     def direct(handle: str, algorithm: Algorithm) -> Direct:
         slots = Module.acquire(MODULE, store.environment, None).library.get_slots(token_present=True)
@@ -102,7 +99,7 @@ def softhsm(directory: Path) -> Iterator[Store]:
 
         return in_thread
 
-    yield Store("SoftHSM", section, dict(store.environment), config, "pkcs11", direct)
+    yield Store("SoftHSM", store.section, dict(store.environment), config, "pkcs11", direct)
 
 
 @contextmanager
@@ -110,11 +107,6 @@ def openbao(directory: Path) -> Iterator[Store]:
     """OpenBao over loopback TCP, with http.client on a kept connection a thread for the direct figure."""
     with OpenBao(directory) as server:
         tenant = server.tenant(directory)
-        section = (
-            f'type = "vault"\naddress = "{server.http}"\nmount = "{tenant.mount}"\n'
-            f'auth = {{ approle = {{ role_id = "{tenant.role_id}", mount = "{tenant.approle_mount}", '
-            f'secret_id = {{ file = "{tenant.secret_file}" }} }} }}\n'
-        )
 
         def direct(handle: str, algorithm: Algorithm) -> Direct:
             name, _, version = handle.rpartition(":")
@@ -132,7 +124,7 @@ def openbao(directory: Path) -> Iterator[Store]:
 
             return lambda: sign
 
-        yield Store("OpenBao", section, {}, tenant.config(), "vault", direct)
+        yield Store("OpenBao", tenant.section(server.http), {}, tenant.config(), "vault", direct)
 
 
 @contextmanager

@@ -128,6 +128,14 @@ class Tenant:
         values = {"address": self.server.http, "mount": self.mount, "rsa_bits": 2048, "auth": self.auth} | fields
         return VaultTransitBackend.Config.model_validate(values)
 
+    def section(self, address: str) -> str:
+        """Return the lines of the daemon's configuration for a backend on this mount."""
+        return (
+            f'type = "vault"\naddress = "{address}"\nmount = "{self.mount}"\n'
+            f'auth = {{ approle = {{ role_id = "{self.role_id}", mount = "{self.approle_mount}", '
+            f'secret_id = {{ file = "{self.secret_file}" }} }} }}\n'
+        )
+
     def allow(self, more: str) -> None:
         """Install the policy that keyd prints, and these lines."""
         config = VaultTransitBackend.Config(address="unix:/x", mount=self.mount, auth={"token": {"env": "X"}})

@@ -56,6 +56,14 @@ class SoftHsm:
         }
         return Pkcs11Config(**(given | fields))
 
+    @property
+    def section(self) -> str:
+        """The lines of the daemon's configuration for a backend on this token."""
+        environment = "".join(f'environment.{name} = "{value}"\n' for name, value in self.environment.items())
+        return (
+            f'type = "pkcs11"\nuri = "{self.config().uri}"\nmodule = "{MODULE}"\npin = {{ file = "{self.pin}" }}\n{environment}'
+        )
+
     @contextmanager
     def gone(self) -> Iterator[None]:
         """Take every token away, as a hand that pulls them out would, and put them back."""

@@ -58,12 +58,7 @@ def adopted(daemon: DaemonProcess, handle: str) -> bytes:
 def test_a_key_of_pkcs11_tool(directory: Path) -> None:
     token = SoftHsm(directory)
     token.tool("--keypairgen", "--key-type", "EC:edwards25519", "--id", "0a17", "--label", "made by hand", "--usage-sign")
-    config = token.config()
-    environment = "".join(f'environment.{name} = "{value}"\n' for name, value in token.environment.items())
-    section = (
-        f'type = "pkcs11"\nuri = "{config.uri}"\nmodule = "{config.module}"\npin = {{ file = "{token.pin}" }}\n{environment}'
-    )
-    with running(section) as daemon:
+    with running(token.section) as daemon:
         signature = adopted(daemon, "id=0a17")
         keyd(daemon, "key", "rotate", "legacy", "--now", "--yes")
         with daemon.client() as client:
@@ -90,12 +85,7 @@ def test_a_key_of_bao(directory: Path) -> None:
             f'path "{tenant.mount}/sign/orders" {{ capabilities = ["update"] }}\n'
             f'path "{tenant.mount}/keys/orders" {{ capabilities = ["read"] }}\n'
         )
-        section = (
-            f'type = "vault"\naddress = "{server.unix}"\nmount = "{tenant.mount}"\n'
-            f'auth = {{ approle = {{ role_id = "{tenant.role_id}", mount = "{tenant.approle_mount}", '
-            f'secret_id = {{ file = "{tenant.secret_file}" }} }} }}\n'
-        )
-        with running(section) as daemon:
+        with running(tenant.section(server.unix)) as daemon:
             signature = adopted(daemon, "orders:1")
             keyd(daemon, "key", "rotate", "legacy", "--now", "--yes")
             with daemon.client() as client:

@@ -60,12 +60,7 @@ def openbao(
 ) -> Iterator[Scenario]:
     with OpenBao(directory, durable=True) as server:
         tenant = server.tenant(directory, token_ttl="1h")
-        section = (
-            f'type = "vault"\naddress = "{server.unix}"\nmount = "{tenant.mount}"\n'
-            f'auth = {{ approle = {{ role_id = "{tenant.role_id}", mount = "{tenant.approle_mount}", '
-            f'secret_id = {{ file = "{tenant.secret_file}" }} }} }}\n'
-        )
-        yield Scenario(section, {}, lambda: fault(server, tenant), **more)  # type: ignore[arg-type]
+        yield Scenario(tenant.section(server.unix), {}, lambda: fault(server, tenant), **more)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -94,12 +89,7 @@ def token_expired(server: OpenBao, tenant: Tenant) -> AbstractContextManager[Non
 @contextmanager
 def softhsm(directory: Path) -> Iterator[Scenario]:
     store = SoftHsm(directory)
-    config = store.config()
-    section = (
-        f'type = "pkcs11"\nuri = "{config.uri}"\nmodule = "{config.module}"\npin = {{ file = "{store.pin}" }}\n'
-        f"reopen_interval = 0.5\n" + "".join(f'environment.{name} = "{value}"\n' for name, value in store.environment.items())
-    )
-    yield Scenario(section, {}, store.gone)
+    yield Scenario(f"{store.section}reopen_interval = 0.5\n", {}, store.gone)
 
 
 @contextmanager
