@@ -113,6 +113,9 @@ fi
 if [ ! -e "$directory/softhsm2.conf" ] && [ -n "$(ls -A "$directory" 2>/dev/null)" ]; then
     fail "$directory is used for something else: choose a directory that is empty or not there"
 fi
+if [ -e "$directory" ] && [ ! -O "$directory" ]; then
+    fail "$directory belongs to somebody else: run this as its owner, or choose another directory"
+fi
 mkdir -p "$directory" || fail "cannot make $directory: choose a directory that you can write to"
 chmod 0700 "$directory" || fail "$directory belongs to somebody else: run this as its owner"
 export SOFTHSM2_CONF="$directory/softhsm2.conf"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -27,6 +29,8 @@ class AwsKmsConfig(BaseModel):
     region: str | None = Field(default=None, min_length=1)
     #: Another endpoint of KMS: a VPC endpoint, an emulator.
     endpoint_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+/?$")] | None = None
+    #: Allow ``http://`` to addresses other than this machine's own. Whoever is on the way can then answer in KMS's place.
+    allow_plaintext: bool = False
     use_fips: bool = False
     #: A profile of the shared AWS configuration.
     profile: str | None = Field(default=None, min_length=1)
@@ -74,8 +78,21 @@ class AwsKmsConfig(BaseModel):
     def _goes_together(self) -> Self:
         if self.external_id is not None and self.role_arn is None:
             raise ValueError("external_id needs role_arn")
+        if self.endpoint_url is not None and not self.allow_plaintext and not _is_private(self.endpoint_url):
+            raise ValueError("endpoint_url is http:// to another machine, which anybody on the way can answer; use https://")
         if self.use_fips and self.endpoint_url is not None:
             raise ValueError("give endpoint_url or use_fips, not both")
         if self.adopt_prefix is not None and self.adopt_prefix.split("/")[0] == self.prefix:
             raise ValueError("adopt_prefix must not lie within prefix")
         return self
+
+
+def _is_private(url: str) -> bool:
+    """Say whether nobody is on the way: TLS, or this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False

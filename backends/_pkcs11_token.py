@@ -162,12 +162,22 @@ class Connection:
             raise StoreDoubtError(f"{self.description} was replaced by another")
 
     def labelled(self, label: str) -> bytes | None:
-        """Return the CKA_ID, which may be empty, of a private key with this label; None if there is provably none."""
+        """Return the CKA_ID of the private key with this label; None if there is provably none.
+
+        Raises:
+            BackendIntegrityError: there are several, or it has none.
+        """
         template = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: label}
-        for found in _again(lambda: [read(key, _PRIVATE_ATTRIBUTES) for key in self._find(template)]):
-            return bytes(found.get(Attribute.ID, b""))
-        self.prove()
-        return None
+        found = _again(lambda: [read(key, _PRIVATE_ATTRIBUTES) for key in self._find(template)])
+        if not found:
+            self.prove()
+            return None
+        key_id = bytes(found[0].get(Attribute.ID) or b"")
+        if len(found) > 1 or not key_id:
+            raise BackendIntegrityError(
+                f"{self.description} has {len(found)} private keys labelled {label!r}, or one without a CKA_ID; mend that by hand"
+            )
+        return key_id
 
     def usable(self) -> list[KeyPair]:
         """Return the key pairs that keyd may use. Raises StoreDoubtError if the token cannot tell."""

@@ -83,6 +83,8 @@ class TransitKey:
     #: The oldest version that was not trimmed, whether or not it can sign.
     oldest: int
     derived: bool
+    #: Whether the private halves can be got out.
+    exportable: bool
 
     @property
     def algorithms(self) -> frozenset[Algorithm]:
@@ -122,6 +124,7 @@ def parse(name: str, data: Mapping[str, Any]) -> TransitKey:
             int(data["latest_version"]),
             max(1, int(data["min_available_version"])),
             bool(data["derived"]),
+            bool(data.get("exportable")) or bool(data.get("allow_plaintext_backup")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BackendError(

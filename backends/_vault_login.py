@@ -104,7 +104,7 @@ class _TokenLogin:
             facts = Token(_adapter(self._vault, token)).lookup_self()["data"]
             # In its last second a token has a ttl of 0, which elsewhere means that it never ends.
             lease = max(1.0, float(facts["ttl"])) if facts["expire_time"] is not None else 0.0
-            return Grant(token, lease, bool(facts["renewable"]), fingerprint(credential))
+            return Grant(token, lease, bool(facts.get("renewable")), fingerprint(credential))
         except RefusedError as error:
             _refuse(self._vault, self._what, "put a token there that is neither expired nor revoked", error)
         except (KeyError, TypeError, ValueError) as error:
@@ -241,9 +241,13 @@ def _adapter(vault: Vault, token: str | None) -> HvacAdapter:
 def _grant(answer: Any, credential: bytes, vault: Vault) -> Grant:
     try:
         auth = answer["auth"]
-        return Grant(str(auth["client_token"]), float(auth["lease_duration"]), bool(auth["renewable"]), credential)
+        token = str(auth["client_token"])
+        grant = Grant(token, float(auth["lease_duration"]), bool(auth["renewable"]), credential)
     except (KeyError, TypeError, ValueError) as error:
         raise _unintelligible(vault) from error
+    if _TOKEN.fullmatch(token.encode()) is None:  # it goes into a header; an error there would quote it
+        raise _unintelligible(vault)
+    return grant
 
 
 def _refuse(vault: Vault, what: str, remedy: str, error: RefusedError) -> NoReturn:

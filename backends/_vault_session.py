@@ -178,6 +178,8 @@ class Session:
                 self._tend()
             except BackendError as error:
                 _log.debug("backend %s: token not renewed: %s", self._backend, error)
+            except Exception as error:  # noqa: BLE001 - without this thread the token ends
+                _log.error("backend %s: token not renewed, unexpected %s", self._backend, type(error).__name__)
             with self._changed:
                 if not self._closed:
                     self._changed.wait(self._until_next())

@@ -33,6 +33,7 @@ from backends.errors import (
     BackendAccessError,
     BackendConfigError,
     BackendError,
+    BackendIntegrityError,
     BackendUnavailableError,
     KeyExistsError,
     KeyNotFoundError,
@@ -119,7 +120,7 @@ class AwsKmsBackend:
             f"the key for {alias}",
             KeySpec=_key_spec(algorithm, self._config),
             KeyUsage="SIGN_VERIFY",
-            Description=f"keyd {name} version {version}, {algorithm.value}",
+            Description=f"{_description(name, version)} {algorithm.value}",
             Tags=[{"TagKey": key, "TagValue": value} for key, value in tags.items()],
             # A key that needs not be told so is not, for emulators that do not know of it.
             **({"MultiRegion": True} if self._config.multi_region else {}),
@@ -128,9 +129,12 @@ class AwsKmsBackend:
         try:
             # Two keys cannot have one alias: of two that make the same version at once, the second learns of it here.
             _settled(lambda: self._call(self._client.create_alias, alias, AliasName=alias, TargetKeyId=handle))
-        except BackendError:
-            self._discard(handle, alias)
-            raise
+        except BackendError as error:
+            # A request that was sent again, because its answer was lost, finds the alias that it has made itself.
+            behind = self._behind(alias) if isinstance(error, KeyExistsError) else None
+            if behind is None or behind["KeyId"] != handle:
+                self._discard(handle, alias)
+                raise
         _settled(lambda: self.public_key(handle))
         return handle
 
@@ -154,8 +158,16 @@ class AwsKmsBackend:
 
     def find(self, name: str, version: int) -> str | None:
         """Return the id of the key with the alias of this version, unless it is about to be deleted."""
-        key = self._behind(alias_for(self._config.prefix, name, version))
-        return None if key is None or key.get("KeyState") in _DYING else str(key["KeyId"])
+        alias = alias_for(self._config.prefix, name, version)
+        key = self._behind(alias)
+        if key is None or key.get("KeyState") in _DYING:
+            return None
+        if not str(key.get("Description", "")).startswith(_description(name, version)):
+            raise BackendIntegrityError(
+                f"{alias} leads to key {key['KeyId']}, whose description does not say that keyd made it for this version; "
+                "remove the alias, or give the key its description back"
+            )
+        return str(key["KeyId"])
 
     def public_key(self, handle: str) -> PublicKey:
         """Return the public key. Raises as :meth:`sign`."""
@@ -222,7 +234,14 @@ class AwsKmsBackend:
                 if error_code(error) not in STALE_CREDENTIALS or not self._credentials.renew(used):
                     raise
                 answer = function(**arguments)
-        except (ClientError, BotoCoreError, OSError, RuntimeError) as error:
+        except (
+            ClientError,
+            BotoCoreError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+        ) as error:  # the last two: no answer of KMS's
             raise translate(error, what) from error
         self._credentials.confirm()
         return answer
@@ -324,6 +343,10 @@ class AwsKmsBackend:
                 f"AWS KMS signs 1 to {_MAX_RAW} bytes with {algorithm.value}, not {len(message)}; sign less, or use another algorithm"
             )
         return {"Message": message, "MessageType": "RAW"}
+
+
+def _description(name: str, version: int) -> str:
+    return f"keyd {name} version {version},"
 
 
 def _key_spec(algorithm: Algorithm, config: AwsKmsConfig) -> str:

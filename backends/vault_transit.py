@@ -30,6 +30,7 @@ from backends.api import Algorithm, BackendContext, Capabilities, PublicKey, Sto
 from backends.errors import (
     BackendAccessError,
     BackendError,
+    BackendIntegrityError,
     BackendUnavailableError,
     DestructionPendingError,
     KeyExistsError,
@@ -111,6 +112,11 @@ class VaultTransitBackend:
                 raise UnsupportedAlgorithmError(
                     f"transit key {transit_name} is of type {key.type}, and so are all its versions; "
                     f"make the key for {algorithm.value} under another name"
+                )
+            if key is not None and key.exportable:
+                raise BackendIntegrityError(
+                    f"transit key {transit_name} is exportable or open to plaintext backup, so its private keys can leave; "
+                    "keyd makes no versions of it: use another name"
                 )
             if key is None:
                 self._made[transit_name] = _Making(version, done=False)
@@ -195,7 +201,7 @@ class VaultTransitBackend:
             if version < key.latest:
                 self._trim(name, version + 1)
             else:
-                self._delete(name)
+                self._delete(name, version)
         self._algorithms.pop(handle, None)
 
     def close(self) -> None:
@@ -238,7 +244,7 @@ class VaultTransitBackend:
         if making is None or (making.done and making is before):
             return key
         versions = {number: public for number, public in key.versions.items() if number >= making.first}
-        return TransitKey(name, key.type, versions, key.latest, max(key.oldest, making.first), key.derived)
+        return TransitKey(name, key.type, versions, key.latest, max(key.oldest, making.first), key.derived, key.exportable)
 
     def _read(self, handle: str) -> TransitKey:
         name, version = self._parse(handle)
@@ -269,8 +275,7 @@ class VaultTransitBackend:
         while latest < version:
             try:
                 if latest == 0:
-                    new_type = key_type(algorithm, self._rsa_bits)
-                    self._transit.create_key(name, key_type=new_type, mount_point=self._mount)
+                    self._begin(name, algorithm)
                 else:
                     self._transit.rotate_key(name, mount_point=self._mount)
             except RefusedError as error:
@@ -278,10 +283,19 @@ class VaultTransitBackend:
             latest += 1
             made = self._find(name)
             # transit cannot make a version on condition, so that is checked afterwards.
-            if made is None or made.latest != latest or algorithm not in made.algorithms:
+            if made is None or made.latest != latest or algorithm not in made.algorithms or made.exportable:
+                self._made.pop(name, None)
                 raise BackendError(
                     f"something else changes transit key {name} at the same time; let one keyd create keys at a time"
                 )
+
+    def _begin(self, name: str, algorithm: Algorithm) -> None:
+        """Make a transit key. Where that fails it may be somebody else's, and nothing of it is ever trimmed away as ours."""
+        try:
+            self._transit.create_key(name, key_type=key_type(algorithm, self._rsa_bits), mount_point=self._mount)
+        except BaseException:
+            self._made.pop(name, None)
+            raise
 
     def _trim(self, name: str, oldest: int) -> None:
         """Destroy every version below ``oldest``."""
@@ -295,9 +309,14 @@ class VaultTransitBackend:
         except RefusedError as error:
             self._fail(error.reply, f"trim transit key {name}", error)
 
-    def _delete(self, name: str) -> None:
+    def _delete(self, name: str, version: int) -> None:
+        """Delete a transit key whose only version this is, now that nothing is left to do but that."""
         try:
             self._transit.update_key_configuration(name, deletion_allowed=True, mount_point=self._mount)
+            key = self._find(name)
+            if key is not None and key.latest != version:
+                self._transit.update_key_configuration(name, deletion_allowed=False, mount_point=self._mount)
+                raise BackendError(f"something else rotated transit key {name} meanwhile; its new version stays")
             self._transit.delete_key(name, mount_point=self._mount)
         except RefusedError as error:
             self._fail(error.reply, f"delete transit key {name}", error)

@@ -31,6 +31,10 @@ class RemoteBackend(MemoryBackend):
 
     def create(self, name: str, version: int, algorithm: Algorithm) -> str:
         self._enter("create")
+        versions = [key.version or 0 for key in super().list() if key.name == name]
+        if self.capabilities.ordered_destruction and versions:
+            for missing in range(max(versions) + 1, version):
+                super().create(name, missing, algorithm)
         return super().create(name, version, algorithm)
 
     def list(self) -> list[StoredKey]:

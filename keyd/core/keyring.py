@@ -288,6 +288,7 @@ class Keyring:
             async with self._working[runner.name]:
                 holdings = repair.Holdings.of(await asyncio.to_thread(self._store.load), runner.name)
                 await repair.destroy(record, holdings, self._store, runner, self._show_gone)
+                runner.mend_wanted |= bool(holdings.condemned)  # it may have been in the way of others
         except DestructionPendingError as exc:
             warnings = (f"{label} never signs again; its private key is destroyed after the versions before it ({exc})",)
         except KeydError as exc:
@@ -313,7 +314,8 @@ class Keyring:
             await runner.prove(VersionView(draft), key.algorithm)
             record = await self._record(key, intent, draft, timelines)
         except Exception:  # not when this process ends: then the next start finds out what was recorded
-            await self._maker.undo(intent, runner)
+            if await self._maker.undo(intent, runner):
+                await self._reload()
             raise
         _log.info("version made", key=key.name, version=record.version, kid=record.kid, backend=key.backend)
         return record
@@ -328,6 +330,12 @@ class Keyring:
             )
             self._show(key, [*changed, record])
         return record
+
+    async def _reload(self) -> None:
+        """Show what is on record: a change was recorded, and its answer was lost."""
+        async with self._recording:
+            records = await asyncio.to_thread(self._store.load)
+            self._swap(Snapshot.of(records.keys, records.versions))
 
     def _creation(self, key: Key) -> Callable[[int], str]:
         backend = self.runner(key).backend

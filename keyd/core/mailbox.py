@@ -33,5 +33,7 @@ class Mailbox:
                 continue
             if error is None:
                 waiter.set_result(result)
+            elif isinstance(error, StopIteration):  # which no future takes
+                waiter.set_exception(RuntimeError("StopIteration"))
             else:
                 waiter.set_exception(error)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from keyd.core import repair
-from keyd.core.errors import AlreadyExistsError, BackendUnavailableError
+from keyd.core.errors import AlreadyExistsError, BackendUnavailableError, StoreUnavailableError
 from keyd.core.model import Key
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import Snapshot
@@ -38,7 +38,12 @@ class Maker:
         if isinstance(source, str):
             return await self._number(key, ""), source
         intent = await self._free_place(key, runner)
-        return intent, await self._made(runner, source, intent)
+        gap = await self._gap(key, runner, intent.version)
+        handle = await self._made(runner, source, intent)
+        for missing in gap:
+            if await runner.call(runner.backend.find, key.name, missing.version) is not None:
+                await asyncio.to_thread(self._store.note, missing)
+        return intent, handle
 
     async def _number(self, key: Key, backend: str) -> Intent:
         """Give out the next version number."""
@@ -70,39 +75,62 @@ class Maker:
 
     async def _made(self, runner: BackendRunner, make: Callable[[int], str], intent: Intent) -> str:
         """Have the backend make a key pair and return its handle. Nothing is left of it on failure, sooner or later."""
-        given_up = threading.Event()
-        self.under_way.add(intent)
+        given_up, started = threading.Event(), threading.Event()
 
-        def make_or_undo() -> str:
+        def make_noted() -> str:
+            started.set()
+            self.under_way.add(intent)
             try:
-                handle = make(intent.version)
-                if given_up.is_set():  # too late: nobody waits for it any more
-                    runner.backend.destroy(handle)
-                return handle
+                return make(intent.version)
             finally:
                 self.under_way.discard(intent)
-                runner.mend_wanted |= given_up.is_set()
+                if given_up.is_set():  # nobody waits any more; repair sees whether there is something to undo
+                    runner.mend_wanted = True
 
+        self.under_way.add(intent)
         try:
-            return await runner.call(make_or_undo)
+            return await runner.call(make_noted)
         except AlreadyExistsError:
             # Somebody else made it since its place was free.
             await asyncio.to_thread(self._store.abandon_version, intent)
             raise
-        except BackendUnavailableError:
+        except Exception as exc:
             given_up.set()
-            runner.mend_wanted = True  # it may have been made all the same; looking now would only wait again
-            if runner.backend.capabilities.in_process:
+            runner.mend_wanted = True
+            away = isinstance(exc, BackendUnavailableError) and not runner.backend.capabilities.in_process
+            if intent not in self.under_way and not away:  # else it may be made yet, or looking would only wait again
                 await self.undo(intent, runner)
             raise
-        except Exception:
-            given_up.set()
-            await self.undo(intent, runner)
-            raise
+        finally:
+            if not started.is_set():
+                self.under_way.discard(intent)
 
-    async def undo(self, intent: Intent, runner: BackendRunner) -> None:
-        """Remove what was got, if it was made; now, or as soon as the backend answers. What was adopted stays."""
-        if intent.backend:
-            views = [view for view in self._snapshot().keys.values() if view.key.backend == runner.name]
-            recorded = {v.record.handle for view in views for v in view.versions if v.record.handle}
-            runner.mend_wanted |= not await repair.remove_orphan(intent, self._store, runner, recorded)
+    async def undo(self, intent: Intent, runner: BackendRunner) -> bool:
+        """Remove what was got, if it was made; now, or as soon as the backend answers. What was adopted stays.
+
+        Returns True when it is on record after all, and only the answer of the database was lost.
+        """
+        if not intent.backend:
+            return False
+        try:
+            if not await asyncio.to_thread(self._store.holds, intent):
+                return True
+            holdings = repair.Holdings.of(await asyncio.to_thread(self._store.load), runner.name)
+        except StoreUnavailableError:
+            runner.mend_wanted = True
+            return False
+        if not await repair.remove_orphan(intent, self._store, runner, holdings):
+            runner.mend_wanted = True
+        return False
+
+    async def _gap(self, key: Key, runner: BackendRunner, number: int) -> list[Intent]:
+        """Return the numbers before this one that were given out, are not on record, and of which the backend holds nothing.
+
+        A store that counts versions itself makes these on its way. Then they are ours, and to be destroyed in their turn.
+        """
+        view = self._snapshot().keys.get(key.name)
+        if view is None or not runner.backend.capabilities.ordered_destruction:
+            return []
+        last = max(version.record.version for version in view.versions)
+        gap = [Intent(key.name, missing, key.backend) for missing in range(last + 1, number)]
+        return [intent for intent in gap if await runner.call(runner.backend.find, key.name, intent.version) is None]

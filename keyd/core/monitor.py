@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 import structlog
 
 from keyd.core import jwk, repair
-from keyd.core.errors import BackendFailedError, BackendRefusedError, BackendUnavailableError, KeydError, OverloadedError
+from keyd.core.errors import (
+    BackendFailedError,
+    BackendRefusedError,
+    BackendUnavailableError,
+    KeydError,
+    OverloadedError,
+    StoreUnavailableError,
+)
 from keyd.core.keyring import Keyring
 from keyd.core.model import Key
 from keyd.core.runner import BackendRunner
@@ -90,9 +97,11 @@ class Monitor:
         try:
             different = await self._compare(runner, watched)
             if runner.mend_wanted:
-                await self._keyring.mend(name)
+                await self._mend(name)
             await self._prove(runner, watched, different)
             watched.outage = None
+        except OverloadedError as exc:  # too much to do is no news of the backend
+            _log.info("backend not looked at", backend=name, error=str(exc))
         except Exception as exc:  # noqa: BLE001 - a defect must not end the watch
             watched.outage = str(exc) if isinstance(exc, KeydError) else f"unexpected {type(exc).__name__}"
             watched.proven.clear()
@@ -102,6 +111,12 @@ class Monitor:
             _log.info("backend answers", backend=name)
         await self._report()
         return self.failure(name) is None
+
+    async def _mend(self, name: str) -> None:
+        try:
+            await self._keyring.mend(name)
+        except StoreUnavailableError as exc:  # signing goes on without the database
+            _log.error("not mended, the next look tries again", backend=name, error=str(exc))
 
     async def _report(self) -> None:
         changed = False

@@ -15,6 +15,7 @@ from math import isinf
 import structlog
 
 from backends.api import StoredKey
+from keyd.core import jwk
 from keyd.core.errors import DestructionPendingError, KeydError
 from keyd.core.model import KeyVersion
 from keyd.core.runner import BackendRunner
@@ -31,13 +32,16 @@ class Holdings:
     versions: dict[str, KeyVersion]
     #: What was about to be made there, and was not recorded.
     intents: tuple[Intent, ...]
+    #: Of all versions of all keys that were ever recorded, wherever.
+    thumbprints: frozenset[str]
 
     @classmethod
     def of(cls, records: Records, backend: str) -> Holdings:
         """Pick what concerns one backend."""
         backends = {key.name: key.backend for key in records.keys}
         held = {v.handle: v for v in records.versions if v.handle is not None and backends[v.key] == backend}
-        return cls(held, tuple(intent for intent in records.intents if intent.backend == backend))
+        intents = tuple(intent for intent in records.intents if intent.backend == backend)
+        return cls(held, intents, frozenset(version.thumbprint for version in records.versions))
 
     @property
     def condemned(self) -> list[KeyVersion]:
@@ -60,8 +64,8 @@ async def mend(
     holdings = Holdings.of(records, runner.name)
     settled = True
     for intent in holdings.intents:
-        settled &= intent not in under_way and await remove_orphan(intent, store, runner, holdings.versions)
-    for version in holdings.condemned:
+        settled &= intent not in under_way and await remove_orphan(intent, store, runner, holdings)
+    for version in sorted(holdings.condemned, key=lambda version: version.handle or ""):
         try:
             await destroy(version, holdings, store, runner, gone)
         except DestructionPendingError:
@@ -83,21 +87,17 @@ async def stored_keys(runner: BackendRunner) -> list[StoredKey]:
     return await runner.call(lambda: list(runner.backend.list()))
 
 
-async def remove_orphan(intent: Intent, store: SqlStore, runner: BackendRunner, recorded: Collection[str]) -> bool:
-    """Remove what the backend holds for a version that was never recorded, unless its handle is among the ``recorded``.
+async def remove_orphan(intent: Intent, store: SqlStore, runner: BackendRunner, holdings: Holdings) -> bool:
+    """Remove what the backend holds for a version that was never recorded. What is on record, by whatever handle, stays.
 
     Returns whether nothing is left to do now. Logs, and does not raise, when it cannot.
     """
     log = _log.bind(key=intent.key, version=intent.version, backend=intent.backend)
     try:
-        if not await asyncio.to_thread(store.holds, intent):
-            return True  # it was recorded after all, and only the answer was lost
         handle = await runner.call(runner.backend.find, intent.key, intent.version)
-        if handle is not None and handle not in recorded:
+        if handle is not None and not await _on_record(handle, runner, holdings):
             await runner.call(runner.backend.destroy, handle)
             log.warning("orphan removed")
-        elif runner.backend.capabilities.ordered_destruction:
-            return True  # the store may yet make this version on its way to the next; the intent says whose it is
         await asyncio.to_thread(store.abandon_version, intent)
     except DestructionPendingError:
         log.warning("orphan left in the store, which destroys in order; it goes with the versions before it")
@@ -105,6 +105,14 @@ async def remove_orphan(intent: Intent, store: SqlStore, runner: BackendRunner, 
         log.error("orphan not removed, the next attempt goes on", error=str(exc))  # noqa: TRY400 - foreseen; a traceback tells nothing
         return False
     return True
+
+
+async def _on_record(handle: str, runner: BackendRunner, holdings: Holdings) -> bool:
+    """Say whether this very key pair is on record: a store may know it by more than one handle. Raises KeydError."""
+    if handle in holdings.versions or runner.backend.capabilities.in_process:
+        return handle in holdings.versions  # inside of the process there is one handle for each, and there can be copies
+    public_key = await runner.call(runner.backend.public_key, handle)
+    return jwk.from_public_key(public_key)[1] in holdings.thumbprints
 
 
 async def destroy(
@@ -136,7 +144,7 @@ async def _destroy_in_order(
         record = holdings.versions.get(pair.handle)
         if record is not None and not isinf(record.timeline.destroyed_at):
             await _finish(record, holdings, store, runner, gone)
-        elif record is None and pair.version in ours:
+        elif record is None and pair.version in ours and not await _on_record(pair.handle, runner, holdings):
             await runner.call(runner.backend.destroy, pair.handle)
         else:
             break

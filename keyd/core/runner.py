@@ -191,10 +191,11 @@ class BackendRunner:
             _log.error("backend raised what it must not", backend=self.name, error=type(exc).__name__, exc_info=exc)
             return errors.BackendFailedError(f"backend {self.name!r} failed unexpectedly ({type(exc).__name__})")
         target = next(target for source, target in _TRANSLATION if isinstance(exc, source))
-        if not isinstance(exc, backend_errors.BackendUnavailableError):  # a refusal is an answer
+        throttled = isinstance(exc, backend_errors.BackendThrottledError)
+        if throttled or not isinstance(exc, backend_errors.BackendUnavailableError):  # that is an answer, too
             self._answered += 1
             self.breaker.succeeded()
-        elif not isinstance(exc, backend_errors.BackendThrottledError):
+        else:
             self._failed(str(exc), within)
         if target is errors.BackendFailedError or isinstance(exc, _FOR_OPERATORS):
             _log.error("backend failed", backend=self.name, error=str(exc))

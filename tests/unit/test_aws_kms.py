@@ -265,6 +265,24 @@ def test_the_key_of_a_lost_race_is_not_left_behind(kms: FakeKms, opened: Opener)
     assert [key.handle for key in backend.list()] == [first]
 
 
+def test_an_alias_whose_answer_was_lost_is_not_taken_for_somebody_elses(kms: FakeKms, opened: Opener, monkeypatch: Any) -> None:
+    backend = opened()
+    send = backend._client.create_alias
+    # What the SDK does when no answer comes: it sends the request again, which is told that there is such an alias.
+    monkeypatch.setattr(backend._client, "create_alias", lambda **request: (send(**request), send(**request)))
+    handle = backend.create("k", 1, ES256)
+    assert kms.keys[handle].state == "Enabled"
+    assert backend.find("k", 1) == handle
+
+
+def test_an_alias_that_leads_to_another_key_is_not_found_as_ours(kms: FakeKms, opened: Opener, admin: Any) -> None:
+    """Whoever may set aliases could otherwise have keyd destroy another key as an orphan of its own."""
+    other = admin.create_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY", Description="payroll")["KeyMetadata"]["KeyId"]
+    admin.create_alias(AliasName="alias/keyd/k/v1", TargetKeyId=other)
+    with pytest.raises(errors.BackendIntegrityError, match="description does not say"):
+        opened().find("k", 1)
+
+
 def test_a_key_that_cannot_be_completed_nor_discarded_is_named(kms: FakeKms, opened: Opener, caplog: Any) -> None:
     denied = KmsError("AccessDeniedException", "")
     kms.failures = {"CreateAlias": [denied], "ScheduleKeyDeletion": [denied]}
@@ -656,6 +674,7 @@ def test_every_field_from_the_file() -> None:
         "connect_timeout": 1,
         "read_timeout": 0.5,
         "use_fips": True,
+        "allow_plaintext": True,
     }
     config = AwsKmsBackend.Config.model_validate_json(json.dumps(given_fields), strict=True)
     assert set(given_fields) | {"endpoint_url"} == set(AwsKmsBackend.Config.model_fields)
@@ -677,3 +696,11 @@ def test_the_region_may_come_from_the_environment(environment: Callable[..., Non
     backend = AwsKmsBackend.open(AwsKmsBackend.Config(use_fips=False), BackendContext("kms", tmp_path))
     assert backend._client.meta.region_name == "eu-north-1"
     backend.close()
+
+
+def test_plaintext_endpoints_are_for_this_machine() -> None:
+    for endpoint in ("http://127.0.0.1:4566", "http://localhost:4566", "http://[::1]:4566", "https://kms.example"):
+        AwsKmsBackend.Config(endpoint_url=endpoint)
+    with pytest.raises(ValueError, match="http:// to another machine"):
+        AwsKmsBackend.Config(endpoint_url="http://kms.example:4566")
+    AwsKmsBackend.Config(endpoint_url="http://kms.example:4566", allow_plaintext=True)

@@ -199,8 +199,9 @@ async def test_a_number_that_the_store_makes_later_is_ours_too(ordered: World) -
     intent(world.store, "agent", "remote")
     await world.restart()
     assert await world.monitor.look("remote")
-    world.backend.create("agent", 2, Algorithm.ED25519)  # on the way to the next
+    assert not world.store.load().intents, "nothing was made, and whoever makes something there now is somebody else"
     await world.ring.rotate("agent", at_once=True)
+    assert world.backend.held == {"agent.1", "agent.2", "agent.3"}
     world.clock.advance(30 * 86400)
     await world.ring.destroy("agent", 1)
     assert world.backend.held == {"agent.3"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from remote_backend import RemoteBackend
-from support import FakeClock, keyring, new_key, until
+from support import FakeClock, intent, keyring, new_key, until
 
 from backends import errors as backend_errors
 from backends.api import Algorithm
@@ -144,10 +144,8 @@ async def test_nothing_is_concluded_while_a_creation_may_be_under_way(world: Wor
     await world.ring.mend("remote")
     assert world.store.load().intents, "the intent says whose the key pair is that comes yet"
     assert world.runner.mend_wanted
-    with monkeypatch.context() as patch:  # so that it cannot be undone at once either
-        patch.setattr(world.backend, "destroy", lambda _: (_ for _ in ()).throw(AWAY))
-        gate.set()
-        await until(lambda: not world.runner.under_way)
+    gate.set()
+    await until(lambda: not world.runner.under_way)
     assert world.backend.held == {"agent.1"}
     await world.ring.mend("remote")
     assert world.backend.held == set()
@@ -210,3 +208,80 @@ async def test_throttling_is_no_reason_to_undo_what_was_there(world: World, monk
     with pytest.raises(OverloadedError):
         await world.ring.create(KEY)
     assert world.backend.held == {"agent.1"}
+
+
+async def test_a_late_key_that_was_adopted_meanwhile_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, gate = world.backend.create, threading.Event()
+
+    def create(name: str, version: int, algorithm: Algorithm) -> str:
+        handle = good(name, version, algorithm)
+        gate.wait()  # made, and the answer does not come
+        return handle
+
+    world.runner.limits = Limits(admin_timeout=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.backend, "create", create)
+        with pytest.raises(BackendUnavailableError):
+            await world.ring.create(KEY)
+    world.runner.limits = Limits()
+    await world.ring.adopt(new_key("mine", backend="remote"), "agent.1", None)
+    gate.set()
+    await until(lambda: not world.runner.under_way)
+    await world.ring.mend("remote")
+    assert world.backend.held == {"agent.1"}
+    assert not world.store.load().intents
+
+
+async def test_an_adopted_key_is_known_by_any_of_its_handles(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may take several handles for one key, an id and an ARN for example; an orphan is told by its public key."""
+    noted = intent(world.store, "agent", "remote")
+    world.earlier(("agent", noted.version))
+    await world.ring.adopt(new_key("mine", backend="remote"), "agent.1", None)
+    good = world.backend.public_key
+    monkeypatch.setattr(world.backend, "find", lambda *_: "arn:agent.1")
+    monkeypatch.setattr(world.backend, "public_key", lambda handle: good(handle.removeprefix("arn:")))
+    await world.ring.mend("remote")
+    assert world.backend.held == {"agent.1"}
+    assert "destroy" not in world.backend.calls
+
+
+async def test_a_creation_that_never_began_leaves_no_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.runner.limits = Limits(admin_timeout=0.2)
+    monkeypatch.setattr(world.runner, "_submit", lambda work: None)  # no thread is ever free
+    world.backend.find = lambda *_: None  # type: ignore[method-assign]
+    with pytest.raises(BackendUnavailableError):
+        await world.ring.create(KEY)
+    monkeypatch.undo()
+    world.runner.limits = Limits()
+    await world.ring.mend("remote")
+    assert not world.store.load().intents
+
+
+async def test_a_lost_answer_of_the_database_leaves_no_second_active_version(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.ring.create(KEY)
+    good = world.store.finish_version
+
+    def lost(*args: object, **kwargs: object) -> None:
+        good(*args, **kwargs)  # type: ignore[arg-type]
+        raise StoreUnavailableError("the connection was lost after the commit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "finish_version", lost)
+        with pytest.raises(StoreUnavailableError):
+            await world.ring.rotate("agent", at_once=True)
+    await world.ring.rotate("agent", at_once=True)
+    states = [v.timeline.state(world.clock.time).value for v in world.store.load().versions]
+    assert states.count("active") == 1
+
+
+async def test_adopted_versions_of_one_store_key_go_in_their_order(world: World) -> None:
+    world.earlier(("legacy", 1), ("legacy", 2))
+    for number, name in ((1, "a"), (2, "b")):
+        await world.ring.adopt(new_key(name, backend="remote"), f"legacy.{number}", None)
+        await world.ring.compromise(name, 1, "stolen")
+    for name in ("b", "a"):
+        await world.ring.destroy(name, 1)
+    await world.ring.mend("remote")
+    assert not world.backend.held & {"legacy.1", "legacy.2"}

@@ -161,3 +161,42 @@ def test_demo_store(tmp_path: Path) -> None:
             check(backend.public_key(handle), ED, backend.sign(handle, ED, MESSAGE), MESSAGE)
         finally:
             backend.close()
+
+
+def test_keys_that_can_be_exported_get_no_versions(server, tenant, backend) -> None:
+    server.call("POST", f"{tenant.mount}/keys/keyd-open", {"type": "ed25519", "exportable": True})
+    with pytest.raises(errors.BackendIntegrityError, match="exportable"):
+        backend.create("open", 2, ED)
+    assert backend.find("open", 1) == "keyd-open:1"
+    assert backend.find("open", 2) is None
+
+
+def test_a_key_that_came_to_be_meanwhile_is_not_trimmed(server, tenant, backend, monkeypatch) -> None:
+    """A creation fails, somebody else makes the key, the next creation rotates it: what it had before stays."""
+
+    def refused(*_args: object, **_more: object) -> None:
+        raise errors.BackendUnavailableError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._transit, "create_key", refused)
+        with pytest.raises(errors.BackendUnavailableError):
+            backend.create("theirs", 3, ED)
+    server.call("POST", f"{tenant.mount}/keys/keyd-theirs", {"type": "ed25519"})
+    assert backend.find("theirs", 1) == "keyd-theirs:1"
+    backend.create("theirs", 4, ED)
+    assert {key.handle for key in backend.list()} == {f"keyd-theirs:{number}" for number in (1, 2, 3, 4)}
+
+
+def test_a_version_that_somebody_makes_during_a_deletion_stays(server, tenant, backend, monkeypatch) -> None:
+    handle = backend.create("k", 1, ED)
+    allow = backend._transit.update_key_configuration
+
+    def rotated(name: str, **more: object) -> object:
+        if more.get("deletion_allowed"):
+            server.call("POST", f"{tenant.mount}/keys/{name}/rotate", {})
+        return allow(name, **more)
+
+    monkeypatch.setattr(backend._transit, "update_key_configuration", rotated)
+    with pytest.raises(errors.BackendError, match="rotated transit key"):
+        backend.destroy(handle)
+    assert backend.find("k", 2) == "keyd-k:2"

@@ -67,6 +67,13 @@ class SqlStore:
             if intent.backend:
                 connection.execute(insert(tables.intents).values(**asdict(intent)))
 
+    def note(self, intent: Intent) -> None:
+        """Note that a version is in a backend which was made on the way to another, and will not be recorded."""
+        where = (tables.intents.c.key == intent.key) & (tables.intents.c.version == intent.version)
+        with self._transaction() as connection:
+            connection.execute(delete(tables.intents).where(where))
+            connection.execute(insert(tables.intents).values(**asdict(intent)))
+
     def holds(self, intent: Intent) -> bool:
         """Say whether an intent is still noted: neither was its version recorded nor was it abandoned."""
         table = tables.intents
