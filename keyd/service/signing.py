@@ -68,6 +68,7 @@ class SigningService:
         """Sign a stream of inputs, several at a time; answers come as they are ready."""
         ready: asyncio.Queue[pb.SignStreamResponse | None] = asyncio.Queue(STREAM_WINDOW)
         window = asyncio.Semaphore(STREAM_WINDOW)
+        under_way: set[asyncio.Future[None]] = set()
 
         async def answer(request: pb.SignStreamRequest) -> None:
             try:
@@ -76,7 +77,6 @@ class SigningService:
                 window.release()
 
         async def read() -> None:
-            under_way = set()
             async for request in requests:
                 await window.acquire()
                 under_way.add(task := asyncio.ensure_future(answer(request)))
@@ -89,7 +89,8 @@ class SigningService:
             while (response := await _next(ready, reader)) is not None:
                 yield response
         finally:
-            reader.cancel()
+            for task in (reader, *under_way):
+                task.cancel()
 
     async def sign_jwt(self, request: pb.SignJWTRequest, call: Call) -> pb.SignJWTResponse:
         """Build and sign a JWT."""
@@ -144,11 +145,13 @@ async def _next(ready: asyncio.Queue[pb.SignStreamResponse | None], reader: asyn
     if not ready.empty():
         return ready.get_nowait()
     getter = asyncio.ensure_future(ready.get())
-    await asyncio.wait((getter, reader), return_when=asyncio.FIRST_COMPLETED)
-    if not getter.done() and reader.done() and (failure := reader.exception()) is not None:
-        getter.cancel()
-        raise failure
-    return await getter
+    try:
+        await asyncio.wait((getter, reader), return_when=asyncio.FIRST_COMPLETED)
+        if not getter.done() and reader.done() and (failure := reader.exception()) is not None:
+            raise failure
+        return await getter
+    finally:
+        getter.cancel()  # of no effect when it is done
 
 
 def _response(signed: Signed) -> pb.SignResponse:
