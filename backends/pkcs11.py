@@ -291,7 +291,13 @@ class Pkcs11Backend:
             )
 
     def _learn(self, connection: Connection, handle: str, key_id: bytes) -> Facts:
-        facts = connection.learn(handle, key_id)
+        try:
+            facts = connection.learn(handle, key_id)
+        except BackendIntegrityError as error:
+            if handle not in self._seen:
+                raise
+            # It was sound before. A token that is just going away or coming back shows half of what it has.
+            raise StoreDoubtError(str(error)) from error
         if facts is None:
             self._seen.pop(handle, None)
             self._not_found(handle)

@@ -568,3 +568,16 @@ def test_the_demos_store_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(demo_store.StoreMissingError, match="apt install softhsm2"), demo_store.start(tmp_path):
         pass
+
+
+def test_half_of_a_pair_that_was_whole_is_a_token_in_trouble(store: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that goes away, or comes back, can show the private key alone for a moment: that is no damaged key."""
+    with opened(store.config(reopen_interval=0.05)) as backend:
+        handle = backend.create("k", 1, Algorithm.ED25519)
+        public = backend.public_key(handle)
+        connection = backend._connection
+        whole = connection._pair
+        monkeypatch.setattr(connection, "_pair", lambda key_id: ([], whole(key_id)[1]))
+        time.sleep(0.1)  # reopen_interval: the module may be opened anew at once
+        assert backend.public_key(handle) == public
+        assert backend._connection is not connection
