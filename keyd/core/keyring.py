@@ -29,7 +29,7 @@ from keyd.core.maker import Maker, Source
 from keyd.core.model import Key, KeyVersion, KidFormat, check_new_key
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import KeyView, Snapshot, VersionView
-from keyd.core.store import Intent, SqlStore
+from keyd.core.store import Intent, Records, SqlStore
 from keyd.core.timeline import KeyState, Timeline, first, successor
 
 R = TypeVar("R")
@@ -68,7 +68,7 @@ class Keyring:
         self._swap(Snapshot.of(records.keys, records.versions))
         for name, runner in self._runners.items():
             if runner.backend.capabilities.in_process:
-                await self.mend(name)
+                await self._mend_by(records, name)
 
     async def mend(self, backend: str) -> None:
         """Mend what was left half done in this backend, as far as it answers."""
@@ -76,8 +76,10 @@ class Keyring:
 
     async def _mend(self, backend: str) -> None:
         async with self._working[backend]:
-            records = await asyncio.to_thread(self._store.load)
-            await repair.mend(records, self._store, self._runners[backend], self._maker.under_way, self._show_gone)
+            await self._mend_by(await asyncio.to_thread(self._store.load), backend)
+
+    async def _mend_by(self, records: Records, backend: str) -> None:
+        await repair.mend(records, self._store, self._runners[backend], self._maker.under_way, self._show_gone)
 
     def runner(self, key: Key) -> BackendRunner:
         """Return the way to the backend of a key. Raises InvalidArgumentError when it is not configured."""
