@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from keyd.core.clock import Clock, SystemClock
 from keyd.core.errors import KeydError
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
+from keyd.core.principal import Principal
 from keyd.core.profile import BUILT_IN
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
 from keyd.service.backends import BackendService
+from keyd.service.call import Caller
 from keyd.service.grpcio import GrpcServer
 from keyd.service.http import application
 from keyd.service.http_server import HttpServer
@@ -123,12 +126,14 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     daemon = Daemon(config, keyring, monitor, signer, publication, _defaults(config))
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
+    owner = Caller(Principal(uid=os.geteuid()))  # the socket's mode lets nobody else in
     grpc_server = GrpcServer(
         {
             signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]: SigningService(keyring, signer, publication),
             key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]: KeyService(keyring, daemon.defaults),
             backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]: BackendService(keyring, monitor, types),
         },
+        lambda _: owner,
         max_message_bytes=server.max_message_bytes,
         max_concurrent_calls=server.max_concurrent_calls,
     )

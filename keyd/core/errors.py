@@ -85,6 +85,72 @@ class PurposeError(RefusedError):
     reason = "PURPOSE"
 
 
+class GrantError(RefusedError):
+    """No grant lets this caller do this. Also where there is no such key: who has no grant for a name learns nothing of it."""
+
+    reason = "GRANT"
+
+
+class AuthorityError(RefusedError):
+    """The request is for an authority that the caller's grant does not have, or does not say for which."""
+
+    reason = "AUTHORITY"
+
+
+class MethodError(RefusedError):
+    """The request has a method that the caller's grant does not have, or does not say which."""
+
+    reason = "METHOD"
+
+
+class PathError(RefusedError):
+    """The request is for a path that the caller's grant does not have, or does not say for which."""
+
+    reason = "PATH"
+
+
+class IssuerError(RefusedError):
+    """The token has an issuer that the caller's grant does not have, or none."""
+
+    reason = "ISSUER"
+
+
+class AudienceError(RefusedError):
+    """The token has an audience that the caller's grant does not have, or none."""
+
+    reason = "AUDIENCE"
+
+
+class BindingError(RefusedError):
+    """``Signature-Key`` binds another key than the one that was asked to sign, or nothing that the profile takes."""
+
+    reason = "BINDING"
+
+
+class UnauthenticatedError(KeydError):
+    """Who calls is not known."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class RateError(KeydError):
+    """The caller is over its rate. Metadata has ``retry_after``, in seconds."""
+
+    reason = "RATE"
+
+
+class AuditError(KeydError):
+    """The decision cannot be recorded, so nothing is signed or changed."""
+
+    reason = "AUDIT_UNAVAILABLE"
+
+
+class ApprovalError(KeydError):
+    """A second operator has to ask for the same before it is done."""
+
+    reason = "APPROVAL_NEEDED"
+
+
 class NotFoundError(KeydError):
     """There is no such key or version."""
 

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from keyd.core.principal import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The other end of one connection.
+
+    Attributes:
+        principal: who it is.
+        hold_back: stop reading from the connection for that many seconds, so that who sends too much waits at its own end.
+    """
+
+    principal: Principal
+    hold_back: Callable[[float], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,17 +27,22 @@ class Call:
     """One call.
 
     Attributes:
-        peer: the transport's word for the other end; it is no proof of identity.
+        caller: who makes it.
         deadline: when the caller stops waiting, on the monotonic clock; None: never.
     """
 
-    peer: str
+    caller: Caller
     deadline: float | None = None
 
     @classmethod
-    def of(cls, peer: str, time_remaining: float | None) -> Call:
+    def of(cls, caller: Caller, time_remaining: float | None) -> Call:
         """Return a call whose caller waits for ``time_remaining`` more seconds."""
-        return cls(peer, None if time_remaining is None else time.monotonic() + time_remaining)
+        return cls(caller, None if time_remaining is None else time.monotonic() + time_remaining)
+
+    @property
+    def principal(self) -> Principal:
+        """Who makes it."""
+        return self.caller.principal
 
     def seconds_left(self) -> float | None:
         """Return the time in which an answer still reaches the caller, in seconds, more than 0; None: any."""

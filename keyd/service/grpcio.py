@@ -20,11 +20,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from keyd.core.errors import KeydError, MalformedError
-from keyd.service.call import Call
+from keyd.core.errors import KeydError, MalformedError, UnauthenticatedError
+from keyd.service.call import Call, Caller
 from keyd.service.status import to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
+#: Says who is at the other end of a connection, by the name that grpcio has for it; None: unknown, and so refused.
+Callers = Callable[[str], Caller | None]
 _log = structlog.get_logger("keyd.grpc")
 
 
@@ -32,7 +34,12 @@ class GrpcServer:
     """A grpc.aio server for keyd's services, health and reflection."""
 
     def __init__(
-        self, services: Mapping[ServiceDescriptor, object], *, max_message_bytes: int, max_concurrent_calls: int
+        self,
+        services: Mapping[ServiceDescriptor, object],
+        callers: Callers,
+        *,
+        max_message_bytes: int,
+        max_concurrent_calls: int,
     ) -> None:
         options = [
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -43,7 +50,7 @@ class GrpcServer:
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_concurrent_calls)
         self._health = health.aio.HealthServicer()
         for descriptor, implementation in services.items():
-            handlers = {method.name: _handler(method, implementation) for method in descriptor.methods}
+            handlers = {method.name: _handler(method, implementation, callers) for method in descriptor.methods}
             generic = grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
             self._server.add_generic_rpc_handlers((generic,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -73,14 +80,16 @@ class GrpcServer:
         await self._server.stop(drain)
 
 
-def _handler(method: MethodDescriptor, implementation: object) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(method: MethodDescriptor, implementation: object, callers: Callers) -> grpc.RpcMethodHandler[Any, Any]:
     function = getattr(implementation, _snake(method.name))
     decode, encode = _decoder(method), GetMessageClass(method.output_type).SerializeToString
     if method.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(_streaming(method, function, partial(_decoded, decode)), None, encode)
+        return grpc.stream_stream_rpc_method_handler(
+            _streaming(method, function, partial(_decoded, decode), callers), None, encode
+        )
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_streaming(method, function, decode), None, encode)
-    return grpc.unary_unary_rpc_method_handler(_unary(method, function, decode), None, encode)
+        return grpc.unary_stream_rpc_method_handler(_streaming(method, function, decode, callers), None, encode)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, function, decode, callers), None, encode)
 
 
 def _decoder(method: MethodDescriptor) -> Callable[[bytes], Any]:
@@ -101,10 +110,13 @@ async def _decoded(decode: Callable[[bytes], Any], requests: AsyncIterator[bytes
         yield decode(data)
 
 
-def _unary(method: MethodDescriptor, function: Callable[..., Any], decode: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
+def _unary(
+    method: MethodDescriptor, function: Callable[..., Any], decode: Callable[[Any], Any], callers: Callers
+) -> Callable[[Any, Context], Any]:
     async def serve(request: Any, context: Context) -> Any:
         try:
-            return await function(decode(request), Call.of(context.peer(), context.time_remaining()))
+            call = _call(callers, context)
+            return await function(decode(request), call)
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))
         except Exception:  # noqa: BLE001 - the last line of defence
@@ -114,11 +126,12 @@ def _unary(method: MethodDescriptor, function: Callable[..., Any], decode: Calla
 
 
 def _streaming(
-    method: MethodDescriptor, function: Callable[..., AsyncIterator[Any]], decode: Callable[[Any], Any]
+    method: MethodDescriptor, function: Callable[..., AsyncIterator[Any]], decode: Callable[[Any], Any], callers: Callers
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in function(decode(request), Call.of(context.peer(), context.time_remaining())):
+            call = _call(callers, context)
+            async for response in function(decode(request), call):
                 yield response
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))
@@ -126,6 +139,13 @@ def _streaming(
             await _abort_unexpected(method.full_name, context)
 
     return serve
+
+
+def _call(callers: Callers, context: Context) -> Call:
+    caller = callers(context.peer())
+    if caller is None:
+        raise UnauthenticatedError("keyd does not know who calls; connect to the socket that its configuration names")
+    return Call.of(caller, context.time_remaining())
 
 
 async def _abort_unexpected(name: str, context: Context) -> None:

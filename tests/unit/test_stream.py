@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from keyd.core.principal import Principal
 from keyd.core.signing import Signed
-from keyd.service.call import Call
+from keyd.service.call import Call, Caller
 from keyd.service.signing import Publication, SigningService
 from keyd.v1 import signing_service_pb2 as pb
 
@@ -31,7 +32,7 @@ async def test_a_client_that_goes_away_leaves_no_tasks() -> None:
         await asyncio.Event().wait()
 
     before = asyncio.all_tasks()
-    answers = service.sign_stream(requests(), Call("peer"))
+    answers = service.sign_stream(requests(), Call(Caller(Principal(uid=0))))
     reading = asyncio.ensure_future(anext(answers))
     async with asyncio.timeout(20):
         while signer.asked < 5:  # noqa: ASYNC110 - it is asked by tasks of the service
