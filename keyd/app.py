@@ -32,6 +32,7 @@ from keyd.service.grpcio import GrpcServer
 from keyd.service.http import application
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
+from keyd.service.metrics import Metrics
 from keyd.service.signing import Publication, SigningService
 from keyd.v1 import backend_service_pb2, key_service_pb2, signing_service_pb2
 
@@ -49,6 +50,7 @@ class Daemon:
     publication: Publication
     defaults: Defaults
     http_port: int | None = None
+    metrics_port: int | None = None
 
     def apply(self, config: Config) -> None:
         """Take over the reloadable part of a configuration."""
@@ -123,6 +125,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         await grpc_server.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
+    metrics = Metrics()
+    metrics.watch(keyring, monitor)
     daemon = Daemon(config, keyring, monitor, signer, publication, _defaults(config))
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
@@ -143,6 +147,11 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         await http_server.start()
         stack.push_async_callback(http_server.stop)
         daemon.http_port = http_server.port
+    if config.metrics.address is not None:
+        metrics_server = HttpServer(metrics.application(), *config.metrics.address)
+        await metrics_server.start()
+        stack.push_async_callback(metrics_server.stop)
+        daemon.metrics_port = metrics_server.port
     grpc_server.listen(f"unix:{server.socket}")
     server.socket.chmod(0o600)
     stack.callback(server.socket.unlink, missing_ok=True)

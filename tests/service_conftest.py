@@ -27,6 +27,8 @@ state_dir = "{directory}/state"
 drain_timeout = "1s"
 [http]
 listen = "127.0.0.1:0"
+[metrics]
+listen = "127.0.0.1:0"
 [backends.file]
 type = "file"
 kek = {{ file = "{directory}/kek" }}

@@ -17,7 +17,19 @@ from pydantic import BaseModel, ValidationError
 from keyd import plugins
 from keyd.config import places
 from keyd.config.durations import text
-from keyd.config.model import BackendConfig, BackendLimits, Config, Defaults, Http, Jwks, Log, ProfileSection, Section, Server
+from keyd.config.model import (
+    BackendConfig,
+    BackendLimits,
+    Config,
+    Defaults,
+    Http,
+    Jwks,
+    Log,
+    Metrics,
+    ProfileSection,
+    Section,
+    Server,
+)
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
 from keyd.core.profile import BUILT_IN, Profile
 
@@ -26,7 +38,14 @@ DEFAULT_PATH = Path("/etc/keyd/keyd.toml")
 _MAX_SIZE = 1024 * 1024
 _TOO_DEEP = "arrays or tables are nested too deep"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
-_SECTIONS: Mapping[str, type[Section]] = {"server": Server, "http": Http, "jwks": Jwks, "defaults": Defaults, "log": Log}
+_SECTIONS: Mapping[str, type[Section]] = {
+    "server": Server,
+    "http": Http,
+    "metrics": Metrics,
+    "jwks": Jwks,
+    "defaults": Defaults,
+    "log": Log,
+}
 _TABLES = (*_SECTIONS, "profiles", "backends")
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -118,6 +137,7 @@ class _Loader:
             defaults_data["backend"] = next(iter(backends))
         server = self._section(Server, ("server",), self._table(data, "server"))
         http = self._section(Http, ("http",), self._table(data, "http"))
+        metrics = self._section(Metrics, ("metrics",), self._table(data, "metrics"))
         jwks = self._section(Jwks, ("jwks",), self._table(data, "jwks"))
         log = self._section(Log, ("log",), self._table(data, "log"))
         defaults = self._section(Defaults, ("defaults",), defaults_data)
@@ -125,11 +145,12 @@ class _Loader:
             self._check_periods(defaults, jwks)
         if defaults is not None:
             self._check_names(defaults, profiles, backends, chosen="backend" in self._table(data, "defaults"))
-        if self._problems or server is None or http is None or jwks is None or log is None or defaults is None:
+        if self._problems or not (server and http and metrics and jwks and log and defaults):
             raise ConfigError(sorted(self._problems, key=lambda p: (p.line is None, p.line or 0, p.where)), self._path)
         return Config(
             server=server,
             http=http,
+            metrics=metrics,
             jwks=jwks,
             defaults=defaults,
             log=log,

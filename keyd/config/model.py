@@ -131,6 +131,17 @@ class Http(Section):
         return split_listen(self.listen)[1]
 
 
+class Metrics(Section):
+    """``[metrics]``: figures for Prometheus, on a listener of their own. Without ``listen`` there is none."""
+
+    listen: Annotated[str, AfterValidator(_listen)] | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host, without brackets, and port."""
+        return None if self.listen is None else split_listen(self.listen)
+
+
 class Jwks(Section):
     """``[jwks]``: how long, in seconds, a JWK Set may be cached, and how its keys name their algorithm."""
 
@@ -207,6 +218,7 @@ class Config:
 
     server: Server
     http: Http
+    metrics: Metrics
     jwks: Jwks
     defaults: Defaults
     log: Log

@@ -10,7 +10,11 @@ from keyd.config.problems import Problem, dotted
 
 def reload_conflicts(old: Config, new: Config) -> list[Problem]:
     """Return what differs and cannot change without a restart; with any, a reload must be refused as a whole."""
-    problems = [*_changes(("server",), dict(old.server), dict(new.server)), *_changes(("http",), dict(old.http), dict(new.http))]
+    problems = [
+        *_changes(("server",), dict(old.server), dict(new.server)),
+        *_changes(("http",), dict(old.http), dict(new.http)),
+        *_changes(("metrics",), dict(old.metrics), dict(new.metrics)),
+    ]
     for name in sorted(old.backends.keys() | new.backends.keys()):
         problems += _backend_changes(("backends", name), old.backends.get(name), new.backends.get(name))
     return problems

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
 
 
 class _Server(uvicorn.Server):
@@ -20,7 +20,7 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """One HTTP listener."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
+    def __init__(self, app: Callable[..., Any], host: str, port: int) -> None:
         """Bind the address at once, so that a taken port stops the start. Raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=2048)

@@ -69,6 +69,7 @@ def test_every_field_arrives():
     loaded = config.load(CONFIGS / "good" / "everything.toml")
     assert loaded.server.max_concurrent_calls == 100
     assert (loaded.http.host, loaded.http.port) == ("0.0.0.0", 8470)
+    assert loaded.metrics.address == ("127.0.0.1", 8472)
     assert loaded.jwks.max_age == 600.0
     assert loaded.defaults.algorithm is Algorithm.ES256
     assert loaded.defaults.kid_format is KidFormat.NAME_VERSION

@@ -1,0 +1,87 @@
+"""Figures for Prometheus: what was decided, how long it took, and how the backends are."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, make_asgi_app
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from keyd.core.decision import Audit, Decision
+from keyd.core.keyring import Keyring
+from keyd.core.monitor import Monitor
+
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Metrics:
+    """The registry of one daemon. Label values come from keyd itself, never from a caller, so their number is bounded."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._decisions = Counter(
+            "keyd_decisions",
+            "Requests decided, by what was asked and why it was refused",
+            ("operation", "reason"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "keyd_decision_seconds",
+            "Time from a request to the record of what was decided",
+            ("operation",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        # Looking children up by their labels costs as much as counting does.
+        self._count: dict[tuple[str, str | None], Counter] = {}
+        self._time: dict[str, Histogram] = {}
+
+    def decided(self, decision: Decision) -> None:
+        """Count one decision."""
+        what = (decision.operation, decision.reason)
+        count = self._count.get(what)
+        if count is None:
+            count = self._count[what] = self._decisions.labels(decision.operation, decision.reason or "")
+        count.inc()
+        seconds = self._time.get(decision.operation)
+        if seconds is None:
+            seconds = self._time[decision.operation] = self._seconds.labels(decision.operation)
+        seconds.observe(decision.latency)
+
+    def application(self) -> Callable[..., Any]:
+        """Return the ASGI application that a Prometheus server scrapes, whatever the path."""
+        app: Callable[..., Any] = make_asgi_app(self.registry)
+        return app
+
+    def watch(self, keyring: Keyring, monitor: Monitor) -> None:
+        """Show, at each scrape, how many keys there are and which backends answer."""
+        self.registry.register(_State(keyring, monitor))
+
+
+class CountedAudit:
+    """An audit trail that counts what is written to it."""
+
+    def __init__(self, audit: Audit, metrics: Metrics) -> None:
+        self._audit = audit
+        self._metrics = metrics
+
+    def write(self, decision: Decision) -> Awaitable[None] | None:
+        """Record one decision, then count it. Raises as the trail does; what is not on record is not counted."""
+        written = self._audit.write(decision)
+        self._metrics.decided(decision)
+        return written
+
+
+class _State(Collector):
+    def __init__(self, keyring: Keyring, monitor: Monitor) -> None:
+        self._keyring = keyring
+        self._monitor = monitor
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("keyd_keys", "Keys on record", value=len(self._keyring.snapshot.keys))
+        up = GaugeMetricFamily("keyd_backend_up", "Whether the backend answers", labels=("backend",))
+        for name in sorted(self._keyring.backends):
+            up.add_metric((name,), float(self._monitor.answers(name)))
+        yield up

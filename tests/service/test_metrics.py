@@ -1,0 +1,66 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from service_conftest import Running
+
+from keyd.core.decision import Decision, NoAudit
+from keyd.core.errors import AuditError
+from keyd.core.principal import Principal
+from keyd.service.metrics import CountedAudit, Metrics
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def scrape(running: Running) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(f"http://127.0.0.1:{running.daemon.metrics_port}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    return samples(answer.text)
+
+
+async def test_a_scrape_tells_of_keys_and_backends(running: Running):
+    found = await scrape(running)
+    assert found["keyd_keys", frozenset()] == 0
+    assert found["keyd_backend_up", frozenset({("backend", "file")})] == 1
+
+
+async def test_the_publication_endpoint_has_no_figures(running: Running):
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(f"{running.http}/metrics")).status_code == 404
+
+
+def decision(reason: str | None) -> Decision:
+    return Decision(Principal(uid=1), "sign", at=0.0, key="agent", reason=reason, latency=0.0002)
+
+
+def test_decisions_are_counted_by_what_was_asked_and_the_reason():
+    metrics = Metrics()
+    audit = CountedAudit(NoAudit(), metrics)
+    for reason in (None, "AUTHORITY", None):
+        audit.write(decision(reason))
+    value = metrics.registry.get_sample_value
+    assert value("keyd_decisions_total", {"operation": "sign", "reason": ""}) == 2
+    assert value("keyd_decisions_total", {"operation": "sign", "reason": "AUTHORITY"}) == 1
+    assert value("keyd_decision_seconds_bucket", {"operation": "sign", "le": "0.0001"}) == 0
+    assert value("keyd_decision_seconds_bucket", {"operation": "sign", "le": "0.00025"}) == 3
+
+
+def test_what_is_not_on_record_is_not_counted():
+    class Full:
+        def write(self, decision: Decision) -> None:
+            raise AuditError("no room")
+
+    metrics = Metrics()
+    with pytest.raises(AuditError):
+        CountedAudit(Full(), metrics).write(decision(None))
+    assert metrics.registry.get_sample_value("keyd_decisions_total", {"operation": "sign", "reason": ""}) is None
