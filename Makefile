@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults bench-stores lint format proto clean
+.PHONY: help demo test contract faults bench-stores bench-cost bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -26,6 +26,14 @@ faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## break real stores under load; S
 
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/stores.py --seconds 1.2 --rounds 5 $(ARGS)
+
+bench-cost: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what each guard of the signing path costs, in CPU per signature
+	sh .ci/install-h2load
+	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/cost.py $(ARGS)
+
+bench-flood: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what one caller notices of another that floods the daemon
+	sh .ci/install-h2load
+	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/flood.py $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .

@@ -168,6 +168,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         "serving",
         socket=str(server.socket),
         jwks=f"http://{config.http.host}:{daemon.http_port}/.well-known/jwks.json" if daemon.http_port else None,
+        metrics=f"http://{config.metrics.address[0]}:{daemon.metrics_port}/metrics" if config.metrics.address else None,
         keys=len(keyring.snapshot.keys),
     )
     return daemon

@@ -1,0 +1,91 @@
+"""keyd without a guard: the same server, keyring and backend, and nothing that asks who calls, what is signed, or writes it down.
+
+What benchmarks/cost.py compares the daemon with. Not a way to run keyd: it signs anything for anybody who reaches the socket.
+
+    python benchmarks/unguarded.py SOCKET
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from backends.api import Algorithm, BackendContext
+from keyd import log, plugins
+from keyd.core.clock import SystemClock
+from keyd.core.keyring import Keyring
+from keyd.core.model import Key, KidFormat, Purpose
+from keyd.core.principal import Principal
+from keyd.core.profile import BUILT_IN
+from keyd.core.runner import BackendRunner, Limits
+from keyd.core.store import SqlStore
+from keyd.core.timeline import LifecyclePolicy
+from keyd.service import convert
+from keyd.service.call import Call, Caller
+from keyd.service.grpcio import GrpcServer
+from keyd.v1 import signing_service_pb2 as pb
+
+
+class Unguarded:
+    """The signing service, cut down to the signature."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    async def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
+        view = self._keyring.snapshot.get(request.key)
+        version = view.signer(request.kid or None, self._keyring.clock.now())
+        signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, request.signature_base)
+        return pb.SignResponse(
+            signature=signature,
+            kid=version.record.kid,
+            version=version.record.version,
+            algorithm=convert.ALGORITHMS[view.key.algorithm],
+            http_algorithm=view.key.algorithm.http_name,
+            jose_algorithm=view.key.algorithm.value,
+        )
+
+    def __getattr__(self, name: str) -> object:
+        return None  # the other methods: a call of one ends in an error, and the benchmark makes none
+
+
+async def main(socket: str) -> None:
+    log.configure("error", "console")
+    backend_type = plugins.load("memory")
+    backend = backend_type.open(backend_type.Config(), BackendContext("memory", Path("/nonexistent")))
+    with tempfile.TemporaryDirectory() as directory:
+        runners = {"memory": BackendRunner("memory", backend, Limits())}
+        keyring = Keyring(SqlStore(Path(directory) / "keyd.db"), runners, SystemClock(), served_max_age=300)
+        keyring.profiles = frozenset(BUILT_IN)
+        await keyring.start()
+        change = await keyring.create(
+            Key(
+                name="bench",
+                algorithm=Algorithm.ED25519,
+                backend="memory",
+                purposes=frozenset({Purpose.HTTP}),
+                profile="rfc9421",
+                kid_format=KidFormat.THUMBPRINT,
+                keyid_aliases=(),
+                publish=True,
+                lifecycle=LifecyclePolicy(),
+                created_at=SystemClock().now(),
+            )
+        )
+        anybody = Caller(Principal())
+        server = GrpcServer(
+            {pb.DESCRIPTOR.services_by_name["SigningService"]: Unguarded(keyring)},
+            lambda _: anybody,
+            max_message_bytes=1 << 20,
+            max_concurrent_calls=1000,
+        )
+        server.listen(f"unix:{socket}")
+        await server.start()
+        print(change.key.versions[0].record.public_jwk, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
