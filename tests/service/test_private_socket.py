@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from raw_grpc import RawChannel
 
 from keyd.core.principal import Principal
 from keyd.service.call import Caller
@@ -44,44 +44,19 @@ async def server(tmp_path) -> AsyncIterator[Server]:
     server.private.close()
 
 
-async def ask(connected: socket.socket, tmp_path: Path) -> bytes:
-    """Call over a connection that exists: grpcio's client connects to a socket of the test, which passes the bytes on."""
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
-    path = tmp_path / "front"
-    done = asyncio.Event()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(sock=connected)
-
-        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-
-        copies = [asyncio.create_task(copy(reader, inner_writer)), asyncio.create_task(copy(inner_reader, writer))]
-        await done.wait()
-        for each in copies:
-            each.cancel()
-        for each in (writer, inner_writer):
-            each.close()
-            with contextlib.suppress(OSError):
-                await each.wait_closed()
-
-    front = await asyncio.start_unix_server(serve, path)
-    try:
-        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-            return await channel.unary_unary("/test.Who/Who")(b"", timeout=10)
-    finally:
-        done.set()
-        front.close()
-        await front.wait_closed()
-        path.unlink(missing_ok=True)
+async def ask(connected: socket.socket) -> bytes | None:
+    connected.settimeout(10)
+    return await asyncio.to_thread(RawChannel(connected).call, "/test.Who/Who")
 
 
 async def test_each_connection_has_its_caller(server, tmp_path):
     for uid in (1, 2):
         link = server.private.connect(Caller(Principal(uid=uid)))
-        assert await ask(link.socket, tmp_path) == f"uid:{uid}".encode()
+        assert await ask(link.socket) == f"uid:{uid}".encode()
         link.close()
 
 
@@ -94,16 +69,14 @@ async def test_a_forgotten_caller_is_nobody(server, tmp_path):
     again = socket.socket(socket.AF_UNIX)
     again.bind(name)  # the name is free, and worth nothing
     again.connect(server.private._path)
-    again.setblocking(False)
-    assert await ask(again, tmp_path) == b"nobody"
+    assert await ask(again) == b"nobody"
     again.close()
 
 
 async def test_who_has_no_name_is_nobody(server, tmp_path):
     stranger = socket.socket(socket.AF_UNIX)
     stranger.connect(server.private._path)
-    stranger.setblocking(False)
-    assert await ask(stranger, tmp_path) == b"nobody"
+    assert await ask(stranger) == b"nobody"
     stranger.close()
 
 
@@ -125,11 +98,11 @@ async def test_a_directory_deeper_than_a_socket_path(tmp_path):
     server.private.bind(server.listen)
     await server.server.start()
     with server.private.connect(Caller(Principal(uid=3))) as connected:
-        assert await ask(connected, tmp_path) == b"uid:3"
+        assert await ask(connected) == b"uid:3"
     await server.server.stop(0)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     server.private.close()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before - 2
+    assert open_files() == before - 2
 
 
 def test_what_cannot_be_bound_leaves_nothing(tmp_path):
