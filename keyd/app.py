@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
+import resource
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -20,15 +21,14 @@ from keyd.core.clock import Clock, SystemClock
 from keyd.core.errors import KeydError
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
-from keyd.core.principal import Principal
 from keyd.core.profile import BUILT_IN
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
+from keyd.front import Front
 from keyd.service.backends import BackendService
-from keyd.service.call import Caller
-from keyd.service.grpcio import GrpcServer
+from keyd.service.gate import listener
 from keyd.service.http import application
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
@@ -110,8 +110,10 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     server = config.server
     _make_directory(server.state_dir)
     stack.enter_context(process.lock_file(server.state_dir / "lock"))
-    process.prepare_socket(server.socket)
-    stack.enter_context(process.lock_file(server.socket.with_name(server.socket.name + ".lock")))
+    _raise_descriptor_limit()
+    for path in [server.socket, *(own.path for own in config.sockets.values())]:
+        if not str(path).startswith("@"):
+            stack.enter_context(listener.reserved(path))
     runners = _open_backends(config, stack)
     store = SqlStore(server.state_dir / "keyd.db")
     stack.callback(store.close)
@@ -122,7 +124,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     publication = Publication(config.jwks.max_age, config.jwks.alg)
 
     async def report() -> None:
-        await grpc_server.report({name: monitor.answers(name) for name in runners})
+        await front.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
     metrics = Metrics()
@@ -130,17 +132,11 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     daemon = Daemon(config, keyring, monitor, signer, publication, _defaults(config))
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
-    owner = Caller(Principal(uid=os.geteuid()))  # the socket's mode lets nobody else in
-    grpc_server = GrpcServer(
-        {
-            signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]: SigningService(keyring, signer, publication),
-            key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]: KeyService(keyring, daemon.defaults),
-            backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]: BackendService(keyring, monitor, types),
-        },
-        lambda _: owner,
-        max_message_bytes=server.max_message_bytes,
-        max_concurrent_calls=server.max_concurrent_calls,
-    )
+    services = {
+        signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]: SigningService(keyring, signer, publication),
+        key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]: KeyService(keyring, daemon.defaults),
+        backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]: BackendService(keyring, monitor, types),
+    }
 
     if config.http.enabled:
         http_server = HttpServer(application(keyring, publication, monitor), config.http.host, config.http.port)
@@ -152,11 +148,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         await metrics_server.start()
         stack.push_async_callback(metrics_server.stop)
         daemon.metrics_port = metrics_server.port
-    grpc_server.listen(f"unix:{server.socket}")
-    server.socket.chmod(0o600)
-    stack.callback(server.socket.unlink, missing_ok=True)
-    await grpc_server.start()
-    stack.push_async_callback(grpc_server.stop, server.drain_timeout)
+    front = Front(services, config)
+    await front.start(stack)
     for name, runner in runners.items():
         if runner.backend.capabilities.in_process:
             await monitor.look(name)
@@ -195,6 +188,13 @@ def _defaults(config: Config) -> Defaults:
         kid_format=defaults.kid_format,
         lifecycle=LifecyclePolicy(defaults.publish_lead, defaults.sign_grace, defaults.retention),
     )
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections as the system does: each one takes four descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _make_directory(path: Path) -> None:

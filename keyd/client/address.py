@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 
+_ABSTRACT = re.compile(r"@(?P<name>[A-Za-z0-9_.-]{1,106})")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
@@ -30,7 +31,7 @@ def grpc_target(address: str, *, secure: bool) -> str:
     """Return an address as gRPC wants it.
 
     Args:
-        address: ``unix:/path``, ``/path`` or ``host:port`` (an IPv6 address in brackets).
+        address: ``unix:/path``, ``/path``, ``unix:@name`` (an abstract socket) or ``host:port`` (an IPv6 address in brackets).
         secure: whether the connection is going to be encrypted.
 
     Raises:
@@ -38,11 +39,12 @@ def grpc_target(address: str, *, secure: bool) -> str:
     """
     path = address.removeprefix("unix:").removeprefix("//")
     if address.startswith(("unix:", "/")):
-        if not path.startswith("/"):
+        abstract = _ABSTRACT.fullmatch(path) if address.startswith("unix:") else None
+        if not path.startswith("/") and not abstract:
             raise ValueError(f"address {address!r} is not an absolute path; write unix:/path/to/keyd.sock")
         if secure:
             raise ValueError(f"address {address!r} is a Unix socket, which takes no credentials; leave them out")
-        return f"unix:{path}"
+        return f"unix-abstract:{abstract['name']}" if abstract else f"unix:{path}"
     match = _HOST_PORT.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 65536:
         raise ValueError(f"address {address!r} is not one of unix:/path, /path and host:port")

@@ -1,5 +1,6 @@
 """Configuration: one strict TOML file, read once, checked as a whole, and frozen."""
 
+from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.loader import DEFAULT_PATH, find, load
 from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
 from keyd.config.problems import ConfigError, Problem
@@ -9,6 +10,8 @@ from keyd.config.render import render
 __all__ = [
     "Config",
     "Server",
+    "Connections",
+    "OwnSocket",
     "Http",
     "Jwks",
     "Defaults",

@@ -17,19 +17,8 @@ from pydantic import BaseModel, ValidationError
 from keyd import plugins
 from keyd.config import places
 from keyd.config.durations import text
-from keyd.config.model import (
-    BackendConfig,
-    BackendLimits,
-    Config,
-    Defaults,
-    Http,
-    Jwks,
-    Log,
-    Metrics,
-    ProfileSection,
-    Section,
-    Server,
-)
+from keyd.config.listeners import Connections, OwnSocket, Section
+from keyd.config.model import BackendConfig, BackendLimits, Config, Defaults, Http, Jwks, Log, Metrics, ProfileSection, Server
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
 from keyd.core.profile import BUILT_IN, Profile
 
@@ -40,13 +29,14 @@ _TOO_DEEP = "arrays or tables are nested too deep"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Mapping[str, type[Section]] = {
     "server": Server,
+    "connections": Connections,
     "http": Http,
     "metrics": Metrics,
     "jwks": Jwks,
     "defaults": Defaults,
     "log": Log,
 }
-_TABLES = (*_SECTIONS, "profiles", "backends")
+_TABLES = (*_SECTIONS, "sockets", "profiles", "backends")
 
 _M = TypeVar("_M", bound=BaseModel)
 _Where = tuple[str, ...]
@@ -132,28 +122,21 @@ class _Loader:
             self._problem((name,), "unknown section", did_you_mean(name, _TABLES))
         backends = self._backends(data)
         profiles = self._profiles(data)
-        defaults_data = self._table(data, "defaults")
-        if "backend" not in defaults_data and len(backends) == 1:
-            defaults_data["backend"] = next(iter(backends))
-        server = self._section(Server, ("server",), self._table(data, "server"))
-        http = self._section(Http, ("http",), self._table(data, "http"))
-        metrics = self._section(Metrics, ("metrics",), self._table(data, "metrics"))
-        jwks = self._section(Jwks, ("jwks",), self._table(data, "jwks"))
-        log = self._section(Log, ("log",), self._table(data, "log"))
-        defaults = self._section(Defaults, ("defaults",), defaults_data)
-        if defaults is not None and jwks is not None:
-            self._check_periods(defaults, jwks)
-        if defaults is not None:
-            self._check_names(defaults, profiles, backends, chosen="backend" in self._table(data, "defaults"))
-        if self._problems or not (server and http and metrics and jwks and log and defaults):
+        tables = {name: self._table(data, name) for name in _SECTIONS}
+        chosen = "backend" in tables["defaults"]
+        if not chosen and len(backends) == 1:
+            tables["defaults"]["backend"] = next(iter(backends))
+        sections: dict[str, Any] = {name: self._section(model, (name,), tables[name]) for name, model in _SECTIONS.items()}
+        sockets = self._sockets(data, sections["server"])
+        if sections["defaults"] is not None and sections["jwks"] is not None:
+            self._check_periods(sections["defaults"], sections["jwks"])
+        if sections["defaults"] is not None:
+            self._check_names(sections["defaults"], profiles, backends, chosen=chosen)
+        if self._problems or None in sections.values():
             raise ConfigError(sorted(self._problems, key=lambda p: (p.line is None, p.line or 0, p.where)), self._path)
         return Config(
-            server=server,
-            http=http,
-            metrics=metrics,
-            jwks=jwks,
-            defaults=defaults,
-            log=log,
+            **sections,
+            sockets=MappingProxyType(sockets),
             profiles=MappingProxyType({name: p for name, p in profiles.items() if p is not None}),
             backends=MappingProxyType({name: b for name, b in backends.items() if b is not None}),
             first_run_allowed=self._path is None,
@@ -210,6 +193,23 @@ class _Loader:
             return ""
         homes = (name for name, model in _SECTIONS.items() if len(path) == 1 and path[0] in model.model_fields)
         return next((f"it belongs in [{name}]" for name in homes), "")
+
+    def _sockets(self, data: dict[str, Any], server: Server | None) -> dict[str, OwnSocket]:
+        table = self._table(data, "sockets")
+        sockets: dict[str, OwnSocket] = {}
+        taken = {} if server is None else {server.socket: "server.socket"}
+        for name in table:
+            where = ("sockets", name)
+            if not _NAME.fullmatch(name):
+                self._problem(where, "a socket name is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
+            section = self._section(OwnSocket, where, self._table(table, *where))
+            if section is None:
+                continue
+            if section.path in taken:
+                self._problem((*where, "path"), f"{taken[section.path]} has the same path")
+            taken[section.path] = dotted((*where, "path"))
+            sockets[name] = section
+        return sockets
 
     def _backends(self, data: dict[str, Any]) -> dict[str, BackendConfig | None]:
         """Return the backends by name; None for those with problems."""

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, Field, create_model, model_validator
 
 from backends.api import Algorithm
 from keyd.config.durations import Duration, OptionalDuration
+from keyd.config.listeners import Account, Connections, Mode, OwnSocket, Section, SocketPath
 from keyd.core.jwks import AlgStyle
 from keyd.core.model import KidFormat
 from keyd.core.profile import Profile
 from keyd.core.runner import Limits
 from keyd.log import Format, Level
-from keyd.process import socket_path_problem
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.(?!-)[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})", re.ASCII)
@@ -29,13 +29,6 @@ _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]
 def _absolute(path: Path) -> Path:
     if "\0" in str(path) or not path.is_absolute():
         raise ValueError("not an absolute path")
-    return path
-
-
-def _socket(path: Path) -> Path:
-    problem = socket_path_problem(path)
-    if problem:
-        raise ValueError(problem)
     return path
 
 
@@ -67,17 +60,14 @@ def _listen(value: str) -> str:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
-class Section(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
-
-
 class Server(Section):
     """``[server]``: the daemon itself. Durations in seconds, sizes in bytes."""
 
     state_dir: AbsolutePath
-    socket: Annotated[AbsolutePath, AfterValidator(_socket)]
+    socket: SocketPath
+    socket_mode: Mode = "0600"
+    socket_owner: Account | None = None
+    socket_group: Account | None = None
     drain_timeout: Duration = 10.0
     max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 1048576
     max_concurrent_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
@@ -211,12 +201,15 @@ class Config:
     """The whole configuration, consistent in itself.
 
     Attributes:
+        sockets: those that belong to one principal each, by name.
         profiles: the built-in ones and the file's, by name.
         backends: at least one, by name.
         first_run_allowed: there is no configuration file, so a backend may make what it lacks.
     """
 
     server: Server
+    connections: Connections
+    sockets: Mapping[str, OwnSocket]
     http: Http
     metrics: Metrics
     jwks: Jwks

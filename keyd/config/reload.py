@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keyd.config.listeners import Section
 from keyd.config.model import BackendConfig, Config
 from keyd.config.problems import Problem, dotted
 
 
 def reload_conflicts(old: Config, new: Config) -> list[Problem]:
     """Return what differs and cannot change without a restart; with any, a reload must be refused as a whole."""
-    problems = [
-        *_changes(("server",), dict(old.server), dict(new.server)),
-        *_changes(("http",), dict(old.http), dict(new.http)),
-        *_changes(("metrics",), dict(old.metrics), dict(new.metrics)),
-    ]
+    problems = []
+    for name in ("server", "connections", "http", "metrics"):
+        problems += _changes((name,), dict(getattr(old, name)), dict(getattr(new, name)))
+    for name in sorted(old.sockets.keys() | new.sockets.keys()):
+        problems += _named_changes(("sockets", name), old.sockets.get(name), new.sockets.get(name))
     for name in sorted(old.backends.keys() | new.backends.keys()):
         problems += _backend_changes(("backends", name), old.backends.get(name), new.backends.get(name))
     return problems
 
 
+def _added_or_removed(where: tuple[str, ...], old: object, new: object) -> list[Problem]:
+    if old is not None and new is not None:
+        return []
+    return [Problem(dotted(where), f"cannot be {'added' if old is None else 'removed'} without a restart")]
+
+
+def _named_changes(where: tuple[str, ...], old: Section | None, new: Section | None) -> list[Problem]:
+    if old is None or new is None:
+        return _added_or_removed(where, old, new)
+    return _changes(where, dict(old), dict(new))
+
+
 def _backend_changes(where: tuple[str, ...], old: BackendConfig | None, new: BackendConfig | None) -> list[Problem]:
     if old is None or new is None:
-        return [Problem(dotted(where), f"cannot be {'added' if old is None else 'removed'} without a restart")]
+        return _added_or_removed(where, old, new)
     if (old.type, type(old.options)) != (new.type, type(new.options)):
         return [Problem(dotted((*where, "type")), "cannot change without a restart")]
     return _changes(where, {**dict(old.limits), **dict(old.options)}, {**dict(new.limits), **dict(new.options)})

@@ -18,7 +18,10 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 def render(config: Config) -> str:
     """Return the configuration with every default filled in, as TOML. Secrets appear as the references they are."""
-    tables = [_table((name,), getattr(config, name)) for name in ("server", "http", "metrics", "jwks", "defaults", "log")]
+    tables = [
+        _table((name,), getattr(config, name)) for name in ("server", "connections", "http", "metrics", "jwks", "defaults", "log")
+    ]
+    tables += [_table(("sockets", name), own) for name, own in sorted(config.sockets.items())]
     for name, profile in sorted(config.profiles.items()):
         if name not in BUILT_IN:
             fields = [(field.name, getattr(profile, field.name)) for field in dataclasses.fields(profile) if field.name != "name"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from keyd.core.errors import KeydError, MalformedError, UnauthenticatedError
+from keyd.core.errors import KeydError, MalformedError, OverloadedError, UnauthenticatedError
 from keyd.service.call import Call, Caller
+from keyd.service.gate.limits import Quota
 from keyd.service.status import to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,27 +32,52 @@ Callers = Callable[[str], Caller | None]
 _log = structlog.get_logger("keyd.grpc")
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one connection may cost. Sizes in bytes, times in seconds.
+
+    Attributes:
+        max_streams: calls at one time.
+        handshake_timeout: until the client has sent its SETTINGS.
+        idle_timeout: without a call, until the connection is closed; a stream that is open is one.
+        keepalive: without a word, until the other end is asked whether it is there.
+    """
+
+    max_message_bytes: int = 1024 * 1024
+    max_streams: int = 64
+    handshake_timeout: float = 10.0
+    idle_timeout: float = 1800.0
+    keepalive: float = 60.0
+
+    def to_options(self) -> list[tuple[str, int]]:
+        """Return them as grpcio has them."""
+        return [
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.max_concurrent_streams", self.max_streams),
+            ("grpc.server_handshake_timeout_ms", round(self.handshake_timeout * 1000)),
+            ("grpc.max_connection_idle_ms", round(self.idle_timeout * 1000)),
+            ("grpc.keepalive_time_ms", round(self.keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.so_reuseport", 0),
+        ]
+
+
 class GrpcServer:
     """A grpc.aio server for keyd's services, health and reflection."""
 
-    def __init__(
-        self,
-        services: Mapping[ServiceDescriptor, object],
-        callers: Callers,
-        *,
-        max_message_bytes: int,
-        max_concurrent_calls: int,
-    ) -> None:
-        options = [
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_metadata_size", 16 * 1024),
-            ("grpc.so_reuseport", 0),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ]
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_concurrent_calls)
+    def __init__(self, services: Mapping[ServiceDescriptor, object], callers: Callers, bounds: Bounds, calls: Quota) -> None:
+        """``calls`` bounds the calls under way; several servers may share it.
+
+        grpcio could bound them too, but counts a call whose message has not arrived: who sends none would use up what is there for all.
+        """
+        self._server = grpc.aio.server(options=bounds.to_options())
+        door = _Door(callers, calls)
         self._health = health.aio.HealthServicer()
         for descriptor, implementation in services.items():
-            handlers = {method.name: _handler(method, implementation, callers) for method in descriptor.methods}
+            handlers = {method.name: _handler(method, implementation, door) for method in descriptor.methods}
             generic = grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
             self._server.add_generic_rpc_handlers((generic,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -80,16 +107,14 @@ class GrpcServer:
         await self._server.stop(drain)
 
 
-def _handler(method: MethodDescriptor, implementation: object, callers: Callers) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(method: MethodDescriptor, implementation: object, door: _Door) -> grpc.RpcMethodHandler[Any, Any]:
     function = getattr(implementation, _snake(method.name))
     decode, encode = _decoder(method), GetMessageClass(method.output_type).SerializeToString
     if method.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(
-            _streaming(method, function, partial(_decoded, decode), callers), None, encode
-        )
+        return grpc.stream_stream_rpc_method_handler(_streaming(method, function, partial(_decoded, decode), door), None, encode)
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_streaming(method, function, decode, callers), None, encode)
-    return grpc.unary_unary_rpc_method_handler(_unary(method, function, decode, callers), None, encode)
+        return grpc.unary_stream_rpc_method_handler(_streaming(method, function, decode, door), None, encode)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, function, decode, door), None, encode)
 
 
 def _decoder(method: MethodDescriptor) -> Callable[[bytes], Any]:
@@ -111,12 +136,15 @@ async def _decoded(decode: Callable[[bytes], Any], requests: AsyncIterator[bytes
 
 
 def _unary(
-    method: MethodDescriptor, function: Callable[..., Any], decode: Callable[[Any], Any], callers: Callers
+    method: MethodDescriptor, function: Callable[..., Any], decode: Callable[[Any], Any], door: _Door
 ) -> Callable[[Any, Context], Any]:
     async def serve(request: Any, context: Context) -> Any:
         try:
-            call = _call(callers, context)
-            return await function(decode(request), call)
+            call = door.enter(context)
+            try:
+                return await function(decode(request), call)
+            finally:
+                door.leave(call)
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))
         except Exception:  # noqa: BLE001 - the last line of defence
@@ -126,13 +154,16 @@ def _unary(
 
 
 def _streaming(
-    method: MethodDescriptor, function: Callable[..., AsyncIterator[Any]], decode: Callable[[Any], Any], callers: Callers
+    method: MethodDescriptor, function: Callable[..., AsyncIterator[Any]], decode: Callable[[Any], Any], door: _Door
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            call = _call(callers, context)
-            async for response in function(decode(request), call):
-                yield response
+            call = door.enter(context)
+            try:
+                async for response in function(decode(request), call):
+                    yield response
+            finally:
+                door.leave(call)
         except KeydError as exc:
             await context.abort_with_status(rpc_status.to_status(to_status(exc)))
         except Exception:  # noqa: BLE001 - the last line of defence
@@ -141,11 +172,25 @@ def _streaming(
     return serve
 
 
-def _call(callers: Callers, context: Context) -> Call:
-    caller = callers(context.peer())
-    if caller is None:
-        raise UnauthenticatedError("keyd does not know who calls; connect to the socket that its configuration names")
-    return Call.of(caller, context.time_remaining())
+class _Door:
+    """What every call comes through."""
+
+    def __init__(self, callers: Callers, calls: Quota) -> None:
+        self._callers = callers
+        self._calls = calls
+
+    def enter(self, context: Context) -> Call:
+        """Let one call in, and count it until :meth:`leave`."""
+        caller = self._callers(context.peer())
+        if caller is None:
+            raise UnauthenticatedError("keyd does not know who calls; connect to the socket that its configuration names")
+        if not self._calls.enter(caller.principal.account):
+            raise OverloadedError("too many calls under way; try again later, or see max_calls_per_caller in [connections]")
+        return Call.of(caller, context.time_remaining())
+
+    def leave(self, call: Call) -> None:
+        """Note that a call is over."""
+        self._calls.leave(call.principal.account)
 
 
 async def _abort_unexpected(name: str, context: Context) -> None:

@@ -25,6 +25,7 @@ def test_default_address(environ: dict[str, str], uid: int, expected: str) -> No
         ("unix:/run/k.sock", "unix:/run/k.sock"),
         ("unix:///run/k.sock", "unix:/run/k.sock"),
         ("/run/k.sock", "unix:/run/k.sock"),
+        ("unix:@keyd", "unix-abstract:keyd"),
         ("localhost:50", "dns:///localhost:50"),
         ("127.0.0.1:50", "dns:///127.0.0.1:50"),
         ("[::1]:50", "dns:///[::1]:50"),

@@ -301,6 +301,8 @@ def test_render_shows_references_and_not_what_they_lead_to(write, tmp_path):
 def _models() -> list[type[BaseModel]]:
     return [
         config.Server,
+        config.Connections,
+        config.OwnSocket,
         config.Http,
         config.Jwks,
         config.Defaults,

@@ -1,0 +1,164 @@
+"""The gate in front of a Unix socket: accepts, finds out who it is, and relays."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from keyd.service.call import Caller
+from keyd.service.gate.limits import Complaints, Quota
+from keyd.service.gate.peer import IdentificationError, Peer, credentials, identify
+from keyd.service.gate.private import PrivateSocket
+from keyd.service.gate.relay import Relay
+
+#: Connections that are accepted before the loop looks at what else there is.
+_ACCEPTS = 16
+#: How long to leave connections in the queue when there are no descriptors left, in seconds.
+_PAUSE = 0.2
+#: Identification reads files that a caller may have put on a file system of his own making, which never answers: so it has threads
+#: of its own, and no account gets all of them.
+_THREADS = 8
+_THREADS_PER_ACCOUNT = 3
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class UnixGate:
+    """The gate of one listening socket."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        private: PrivateSocket,
+        connections: Quota,
+        *,
+        handshake_timeout: float,
+        thread_prefix: str = "keyd-gate",
+        identify: Callable[[socket.socket], Peer] = identify,
+    ) -> None:
+        """``listener`` listens, and does so until :meth:`stop`, which closes it.
+
+        Args:
+            private: leads to the server.
+            connections: counts them, perhaps together with those of other gates.
+            handshake_timeout: seconds from the connection until the caller must have spoken.
+            identify: finds out who it is; called in threads named with ``thread_prefix``.
+        """
+        self._listener = listener
+        self._private = private
+        self._connections = connections
+        self._timeout = handshake_timeout
+        self._identify = identify
+        self._complain = Complaints()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_prefix)
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _THREADS_PER_ACCOUNT))
+        self._arrivals: set[asyncio.Task[None]] = set()
+        self._relays: set[Relay] = set()
+        self._pause: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Accept connections, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        # Accepted sockets inherit it, so that no byte is without the credentials of its writer.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener, self._accept)
+
+    def stop(self) -> None:
+        """Accept no more, and let those go that have not spoken yet. What was relayed still is."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        for arrival in self._arrivals:
+            arrival.cancel()
+
+    async def close(self) -> None:
+        """Close every connection. After :meth:`stop`."""
+        await asyncio.gather(*self._arrivals, return_exceptions=True)
+        for relay in list(self._relays):
+            relay.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                client, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause_for(error)
+                return
+            self._admit(client)
+
+    def _pause_for(self, error: OSError) -> None:
+        """Leave the others in the queue for a while: asking at once again would find the same, for ever."""
+        if error.errno in _NO_DESCRIPTORS:
+            self._complain("no connection can be accepted", reason="no file descriptors or memory left; raise LimitNOFILE")
+        else:
+            self._complain("no connection can be accepted", reason=error.strerror)
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(_PAUSE, self._loop.add_reader, self._listener, self._accept)
+
+    def _admit(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        account = f"uid:{credentials(client)[1]}"
+        if not self._connections.enter(account):
+            client.close()
+            self._complain("connection refused", reason="too many connections; see [connections]", caller=account)
+            return
+        arrival = self._loop.create_task(self._arrive(client, account))
+        self._arrivals.add(arrival)
+        arrival.add_done_callback(self._arrivals.discard)
+
+    async def _arrive(self, client: socket.socket, account: str) -> None:
+        """Bring a connection so far that it is relayed and its caller has spoken, or close it."""
+        relay = peer = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                peer = await self._find_out(client, account)
+                settled = asyncio.Event()  # it has spoken, or is gone
+                relay = Relay(self._loop, client, peer, settled.set, self._complain, partial(self._left, account, settled))
+                self._relays.add(relay)
+                relay.start(self._private.connect(Caller(peer.principal, relay.hold_back)))
+                await settled.wait()
+        except (IdentificationError, OSError) as error:  # TimeoutError is an OSError
+            reason = "the client did not speak in time" if isinstance(error, TimeoutError) else str(error)
+            self._complain("connection refused", reason=reason, caller=account if peer is None else str(peer.principal))
+            self._give_up(relay, client, account)
+        except BaseException:
+            self._give_up(relay, client, account)
+            raise
+
+    def _give_up(self, relay: Relay | None, client: socket.socket, account: str) -> None:
+        if relay is not None:
+            relay.close()
+        else:
+            client.close()
+            self._connections.leave(account)
+
+    def _left(self, account: str, settled: asyncio.Event, relay: Relay) -> None:
+        settled.set()
+        self._relays.discard(relay)
+        self._connections.leave(account)
+
+    async def _find_out(self, client: socket.socket, account: str) -> Peer:
+        """Identify in a thread. It is waited for no longer than for anything else, but its turn ends when it does."""
+        await self._turns[account].acquire()
+        found = self._loop.run_in_executor(self._threads, self._identify, client)
+        found.add_done_callback(lambda _: self._turns[account].release())
+        try:
+            return await asyncio.shield(found)
+        except asyncio.CancelledError:
+            found.add_done_callback(_forget)
+            raise
+
+
+def _forget(found: asyncio.Future[Peer]) -> None:
+    """Close what was found out too late."""
+    if not found.cancelled() and found.exception() is None:
+        found.result().close()
