@@ -90,6 +90,8 @@ def listening(address: Path, access: Access) -> Iterator[socket.socket]:
         if not abstract:
             stack.callback(address.unlink, missing_ok=True)
             access.apply(address)
+        # Accepted sockets inherit it. From the first moment on, as what is written before would be without its writer's credentials.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         listener.listen(_BACKLOG)  # before this, nobody can connect, whatever the mode was
         yield listener
 

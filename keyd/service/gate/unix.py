@@ -40,7 +40,7 @@ class UnixGate:
         thread_prefix: str = "keyd-gate",
         identify: Callable[[socket.socket], Peer] = identify,
     ) -> None:
-        """``listener`` listens, and does so until :meth:`stop`, which closes it.
+        """``listener`` is one of :func:`keyd.service.gate.listener.listening`; :meth:`stop` closes it.
 
         Args:
             private: leads to the server.
@@ -63,8 +63,6 @@ class UnixGate:
     def start(self) -> None:
         """Accept connections, in the running event loop."""
         self._loop = asyncio.get_running_loop()
-        # Accepted sockets inherit it, so that no byte is without the credentials of its writer.
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._listener.setblocking(False)
         self._loop.add_reader(self._listener, self._accept)
 
