@@ -83,10 +83,9 @@ class PrivateSocket:
             listen(f"unix:{path}")
             bound = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._open.callback(os.close, bound)
-            path.unlink()
             self._path = f"/proc/self/fd/{bound}"
         finally:
-            shutil.rmtree(place)
+            shutil.rmtree(place)  # with the socket's file
 
     def connect(self, caller: Caller) -> Link:
         """Return a new connection to the server, on which every call is this caller's.
