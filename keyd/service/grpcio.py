@@ -41,6 +41,7 @@ class Bounds:
         handshake_timeout: until the client has sent its SETTINGS.
         idle_timeout: without a call, until the connection is closed; a stream that is open is one.
         keepalive: without a word, until the other end is asked whether it is there.
+        max_age: until a connection gets no new calls, give or take a tenth; it ends with its last one. None: never.
     """
 
     max_message_bytes: int = 1024 * 1024
@@ -48,6 +49,7 @@ class Bounds:
     handshake_timeout: float = 10.0
     idle_timeout: float = 1800.0
     keepalive: float = 60.0
+    max_age: float | None = None
 
     def to_options(self) -> list[tuple[str, int]]:
         """Return them as grpcio has them."""
@@ -62,6 +64,7 @@ class Bounds:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.so_reuseport", 0),
+            *([] if self.max_age is None else [("grpc.max_connection_age_ms", round(self.max_age * 1000))]),
         ]
 
 
