@@ -29,6 +29,7 @@ from keyd.core.timeline import LifecyclePolicy
 from keyd.front import Front
 from keyd.service.backends import BackendService
 from keyd.service.gate import listener
+from keyd.service.gate.tcp import TcpListeners
 from keyd.service.http import application
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
@@ -51,6 +52,7 @@ class Daemon:
     defaults: Defaults
     http_port: int | None = None
     metrics_port: int | None = None
+    tcp: TcpListeners | None = None
 
     def apply(self, config: Config) -> None:
         """Take over the reloadable part of a configuration."""
@@ -150,6 +152,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         daemon.metrics_port = metrics_server.port
     front = Front(services, config)
     await front.start(stack)
+    daemon.tcp = front.tcp
     for name, runner in runners.items():
         if runner.backend.capabilities.in_process:
             await monitor.look(name)
@@ -214,6 +217,8 @@ def _reload(daemon: Daemon, config_path: Path | None) -> None:
     else:
         daemon.apply(config)
         _log.info("configuration reloaded")
+    if daemon.tcp is not None:
+        daemon.tcp.refresh()
     process.notify("READY=1")
 
 

@@ -1,10 +1,11 @@
-"""Every way in over gRPC: the public socket behind its gate, and the sockets that belong to one principal each."""
+"""Every way in over gRPC: the public socket behind its gate, the listeners for other machines, and the sockets of one principal each."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -16,6 +17,7 @@ from keyd.service.call import Caller
 from keyd.service.gate.limits import Quota
 from keyd.service.gate.listener import Access, bound_by, listening
 from keyd.service.gate.private import PrivateSocket
+from keyd.service.gate.tcp import TcpListeners
 from keyd.service.gate.unix import UnixGate
 from keyd.service.grpcio import Bounds, GrpcServer
 
@@ -26,6 +28,7 @@ class Front:
     Attributes:
         private: the socket of the server behind the gates; other gates connect through it.
         connections: counts the connections of all gates together.
+        tcp: the listeners for callers on other machines.
     """
 
     def __init__(self, services: Mapping[ServiceDescriptor, object], config: Config) -> None:
@@ -38,10 +41,12 @@ class Front:
             idle_timeout=limits.idle_timeout,
             keepalive=limits.keepalive,
         )
+        ages = [listener.max_connection_age for listener in config.tcp.values()]
         calls = Quota(server.max_concurrent_calls, limits.max_calls_per_caller)
         self.connections = Quota(limits.max, limits.max_per_caller)
         self.private = PrivateSocket(server.state_dir)
-        self._gated = GrpcServer(services, self.private.caller, bounds, calls)
+        self.tcp = TcpListeners(self.private.connect, self.connections)
+        self._gated = GrpcServer(services, self.private.caller, replace(bounds, max_age=min(ages, default=None)), calls)
         self._own = {
             name: GrpcServer(services, partial(_only, Caller(Principal(socket=name))), bounds, calls) for name in config.sockets
         }
@@ -71,11 +76,15 @@ class Front:
             thread_prefix=f"{THREAD_PREFIX}gate",
         )
         stack.push_async_callback(gate.close)
+        stack.push_async_callback(self.tcp.close)
+        self.tcp.open(self._config.tcp)
         for each in self._servers():
             await each.start()
         stack.push_async_callback(self._drain, server.drain_timeout)
         gate.start()
         stack.callback(gate.stop)
+        self.tcp.start()
+        stack.push_async_callback(self.tcp.stop_accepting)
 
     async def _drain(self, seconds: float) -> None:
         await asyncio.gather(*(each.stop(seconds) for each in self._servers()))

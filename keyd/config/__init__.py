@@ -6,6 +6,7 @@ from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, 
 from keyd.config.problems import ConfigError, Problem
 from keyd.config.reload import reload_conflicts
 from keyd.config.render import render
+from keyd.config.tcp import Tcp
 
 __all__ = [
     "Config",
@@ -13,6 +14,7 @@ __all__ = [
     "Connections",
     "OwnSocket",
     "Http",
+    "Tcp",
     "Jwks",
     "Defaults",
     "Log",

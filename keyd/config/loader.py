@@ -20,6 +20,7 @@ from keyd.config.durations import text
 from keyd.config.listeners import Connections, OwnSocket, Section
 from keyd.config.model import BackendConfig, BackendLimits, Config, Defaults, Http, Jwks, Log, Metrics, ProfileSection, Server
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
+from keyd.config.tcp import Tcp
 from keyd.core.profile import BUILT_IN, Profile
 
 DEFAULT_PATH = Path("/etc/keyd/keyd.toml")
@@ -36,7 +37,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "defaults": Defaults,
     "log": Log,
 }
-_TABLES = (*_SECTIONS, "sockets", "profiles", "backends")
+_TABLES = (*_SECTIONS, "sockets", "tcp", "profiles", "backends")
 
 _M = TypeVar("_M", bound=BaseModel)
 _Where = tuple[str, ...]
@@ -127,7 +128,7 @@ class _Loader:
         if not chosen and len(backends) == 1:
             tables["defaults"]["backend"] = next(iter(backends))
         sections: dict[str, Any] = {name: self._section(model, (name,), tables[name]) for name, model in _SECTIONS.items()}
-        sockets = self._sockets(data, sections["server"])
+        sockets, tcp = self._sockets(data, sections["server"]), self._tcp(data)
         if sections["defaults"] is not None and sections["jwks"] is not None:
             self._check_periods(sections["defaults"], sections["jwks"])
         if sections["defaults"] is not None:
@@ -137,6 +138,7 @@ class _Loader:
         return Config(
             **sections,
             sockets=MappingProxyType(sockets),
+            tcp=MappingProxyType(tcp),
             profiles=MappingProxyType({name: p for name, p in profiles.items() if p is not None}),
             backends=MappingProxyType({name: b for name, b in backends.items() if b is not None}),
             first_run_allowed=self._path is None,
@@ -210,6 +212,19 @@ class _Loader:
             taken[section.path] = dotted((*where, "path"))
             sockets[name] = section
         return sockets
+
+    def _tcp(self, data: dict[str, Any]) -> dict[str, Tcp]:
+        table = self._table(data, "tcp")
+        listeners: dict[str, Tcp] = {}
+        for name in table:
+            where = ("tcp", name)
+            if not _NAME.fullmatch(name):
+                self._problem(where, "the name of a listener is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
+            section = self._table(table, *where)
+            listener = self._section(Tcp, where, section) if section or where not in self._bad else None
+            if listener is not None:
+                listeners[name] = listener
+        return listeners
 
     def _backends(self, data: dict[str, Any]) -> dict[str, BackendConfig | None]:
         """Return the backends by name; None for those with problems."""

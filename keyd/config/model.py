@@ -3,61 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
-import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from backends.api import Algorithm
+from keyd.config.addresses import AbsolutePath, Listen, split_listen
 from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.listeners import Account, Connections, Mode, OwnSocket, Section, SocketPath
+from keyd.config.tcp import Tcp
 from keyd.core.jwks import AlgStyle
 from keyd.core.model import KidFormat
 from keyd.core.profile import Profile
 from keyd.core.runner import Limits
 from keyd.log import Format, Level
-
-_HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.(?!-)[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
-_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})", re.ASCII)
-
-
-def _absolute(path: Path) -> Path:
-    if "\0" in str(path) or not path.is_absolute():
-        raise ValueError("not an absolute path")
-    return path
-
-
-def split_listen(value: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``; an IPv6 address is in brackets, and comes back without.
-
-    Raises:
-        ValueError: it is not that.
-    """
-    match = _LISTEN.fullmatch(value)
-    if match is None or int(match["port"]) > 65535:
-        raise ValueError('not host:port; write for example "127.0.0.1:8470", "[::1]:8470", or "0.0.0.0:8470" for every address')
-    if match["v6"] is not None:
-        try:
-            ipaddress.IPv6Address(match["v6"])
-        except ValueError:
-            raise ValueError("what is in brackets is not an IPv6 address") from None
-        return match["v6"], int(match["port"])
-    if not _HOST.fullmatch(match["host"]):
-        raise ValueError('no host name or address before the port; for every address write "0.0.0.0:8470" or "[::]:8470"')
-    return match["host"], int(match["port"])
-
-
-def _listen(value: str) -> str:
-    split_listen(value)
-    return value
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Server(Section):
@@ -108,7 +71,7 @@ class Http(Section):
     """``[http]``: the publication endpoint."""
 
     enabled: bool = True
-    listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:8470"
+    listen: Listen = "127.0.0.1:8470"
 
     @property
     def host(self) -> str:
@@ -202,6 +165,7 @@ class Config:
 
     Attributes:
         sockets: those that belong to one principal each, by name.
+        tcp: listeners for callers on other machines, by name.
         profiles: the built-in ones and the file's, by name.
         backends: at least one, by name.
         first_run_allowed: there is no configuration file, so a backend may make what it lacks.
@@ -210,6 +174,7 @@ class Config:
     server: Server
     connections: Connections
     sockets: Mapping[str, OwnSocket]
+    tcp: Mapping[str, Tcp]
     http: Http
     metrics: Metrics
     jwks: Jwks

@@ -16,6 +16,8 @@ def reload_conflicts(old: Config, new: Config) -> list[Problem]:
         problems += _changes((name,), dict(getattr(old, name)), dict(getattr(new, name)))
     for name in sorted(old.sockets.keys() | new.sockets.keys()):
         problems += _named_changes(("sockets", name), old.sockets.get(name), new.sockets.get(name))
+    for name in sorted(old.tcp.keys() | new.tcp.keys()):
+        problems += _named_changes(("tcp", name), old.tcp.get(name), new.tcp.get(name))
     for name in sorted(old.backends.keys() | new.backends.keys()):
         problems += _backend_changes(("backends", name), old.backends.get(name), new.backends.get(name))
     return problems

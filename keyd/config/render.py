@@ -22,6 +22,7 @@ def render(config: Config) -> str:
         _table((name,), getattr(config, name)) for name in ("server", "connections", "http", "metrics", "jwks", "defaults", "log")
     ]
     tables += [_table(("sockets", name), own) for name, own in sorted(config.sockets.items())]
+    tables += [_table(("tcp", name), listener) for name, listener in sorted(config.tcp.items())]
     for name, profile in sorted(config.profiles.items()):
         if name not in BUILT_IN:
             fields = [(field.name, getattr(profile, field.name)) for field in dataclasses.fields(profile) if field.name != "name"]

@@ -69,7 +69,11 @@ def test_every_field_arrives():
     loaded = config.load(CONFIGS / "good" / "everything.toml")
     assert loaded.server.max_concurrent_calls == 100
     assert (loaded.http.host, loaded.http.port) == ("0.0.0.0", 8470)
-    assert loaded.metrics.address == ("127.0.0.1", 8472)
+    assert loaded.metrics.address == ("127.0.0.1", 8480)
+    fleet = loaded.tcp["fleet"]
+    assert (fleet.host, fleet.port, fleet.certificate) == ("0.0.0.0", 8471, Path("/etc/keyd/tls.pem"))
+    assert (fleet.trust_domain, fleet.dns, fleet.max_connection_age) == ("example.org", False, 1800.0)
+    assert (loaded.tcp["partners"].host, loaded.tcp["partners"].workload_api) == ("::", "unix:/run/spire/agent.sock")
     assert loaded.jwks.max_age == 600.0
     assert loaded.defaults.algorithm is Algorithm.ES256
     assert loaded.defaults.kid_format is KidFormat.NAME_VERSION
@@ -273,6 +277,17 @@ class TestReload:
         new = self.load(write, '[log]\nlevel = "debug"\n[jwks]\nmax_age = "1m"\n[defaults]\nretention = "9d"\n[profiles.p]\n')
         assert config.reload_conflicts(old, new) == []
 
+    def test_listeners_may_not(self, write):
+        tcp = '[tcp.{}]\nlisten = "127.0.0.1:{}"\nplaintext = true\n'
+        old = self.load(write, tcp.format("a", 1) + tcp.format("b", 2))
+        new = self.load(write, tcp.format("b", 3) + tcp.format("c", 4))
+        assert [(p.where, p.message) for p in config.reload_conflicts(old, new)] == [
+            ("tcp.a", "cannot be removed without a restart"),
+            ("tcp.b.listen", "cannot change without a restart"),
+            ("tcp.c", "cannot be added without a restart"),
+        ]
+        assert config.reload_conflicts(old, old) == []
+
     def test_what_may_not_is_named_field_by_field(self, write):
         old = self.load(write, '[backends.a]\ntype = "file"\n[backends.file]\ntype = "file"\n[backends.c]\ntype = "file"\n')
         new = self.load(
@@ -304,6 +319,7 @@ def _models() -> list[type[BaseModel]]:
         config.Connections,
         config.OwnSocket,
         config.Http,
+        config.Tcp,
         config.Jwks,
         config.Defaults,
         config.Log,

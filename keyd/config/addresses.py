@@ -1,0 +1,49 @@
+"""Addresses and paths, as several sections have them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+_HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.(?!-)[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
+_LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+def _absolute(path: Path) -> Path:
+    if "\0" in str(path) or not path.is_absolute():
+        raise ValueError("not an absolute path")
+    return path
+
+
+def split_listen(value: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``; an IPv6 address is in brackets, and comes back without.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    match = _LISTEN.fullmatch(value)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError('not host:port; write for example "127.0.0.1:8470", "[::1]:8470", or "0.0.0.0:8470" for every address')
+    if match["v6"] is not None:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError:
+            raise ValueError("what is in brackets is not an IPv6 address") from None
+        return match["v6"], int(match["port"])
+    if not _HOST.fullmatch(match["host"]):
+        raise ValueError('no host name or address before the port; for every address write "0.0.0.0:8470" or "[::]:8470"')
+    return match["host"], int(match["port"])
+
+
+def _listen(value: str) -> str:
+    split_listen(value)
+    return value
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+#: ``host:port``; see :func:`split_listen`.
+Listen = Annotated[str, AfterValidator(_listen)]

@@ -1,0 +1,184 @@
+"""TLS handshakes: how many at a time, for how long, and what is said of those that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+_FAILED_HOLD = 0.2  # seconds
+_REPORT_INTERVAL = 1.0  # seconds
+_log = structlog.get_logger("keyd.tls")
+
+
+class HandshakeError(Exception):
+    """The handshake did not end well. The message is one of few."""
+
+
+async def shake_hands(
+    connected: socket.socket, context: ssl.SSLContext, executor: ThreadPoolExecutor, within: float
+) -> ssl.SSLSocket:
+    """Return the socket in TLS, with HTTP/2 agreed upon.
+
+    The arithmetic is done in a thread, because it takes milliseconds in which other callers' calls would stand still.
+
+    Args:
+        connected: does not block. It is taken over, and closed on failure.
+        context: of the server.
+        executor: has the threads.
+        within: seconds for all of it.
+
+    Raises:
+        HandshakeError: the caller does not speak TLS 1.3 or HTTP/2, has no certificate that is trusted, or takes too long.
+    """
+    deadline = time.monotonic() + within
+    try:
+        wrapped = context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
+    except OSError:
+        connected.close()
+        raise HandshakeError("the connection was lost") from None
+    try:
+        await _readable(wrapped, deadline)  # who connects and says nothing takes no thread
+        while not await _step(wrapped, executor):
+            await _readable(wrapped, deadline)
+        if wrapped.selected_alpn_protocol() != "h2":
+            raise HandshakeError("the caller does not offer HTTP/2 (ALPN h2)")
+    except BaseException as exc:
+        wrapped.close()
+        if isinstance(exc, TimeoutError):
+            raise HandshakeError("the handshake took too long") from None
+        if isinstance(exc, OSError | ValueError):
+            raise HandshakeError(_reason(exc)) from None
+        raise
+    return wrapped
+
+
+async def _step(wrapped: ssl.SSLSocket, executor: ThreadPoolExecutor) -> bool:
+    """Go on with the handshake as far as what has arrived allows; say whether it is complete."""
+
+    def step() -> bool:
+        try:
+            wrapped.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    running = asyncio.get_running_loop().run_in_executor(executor, step)
+    try:
+        return await asyncio.shield(running)
+    finally:
+        if not running.done():  # cancelled: the socket is not closed while the thread has its hands on it
+            await asyncio.wait([running])
+
+
+async def _readable(wrapped: ssl.SSLSocket, deadline: float) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(wrapped.fileno(), ready.set)
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            await ready.wait()
+    finally:
+        loop.remove_reader(wrapped.fileno())
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {exc.verify_message}"  # one of OpenSSL's own sentences
+    if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError) and exc.reason:
+        return exc.reason.lower().replace("_", " ")
+    return "the connection was lost"
+
+
+class Slots:
+    """How many handshakes are under way, and from where.
+
+    One address has at most half of them, so that who stalls does not keep everybody out. The slot of one that failed is given back a
+    little later: so a caller that cannot get in cannot keep a processor busy with trying.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = asyncio.Semaphore(number)
+        self._per_address = max(1, number // 2)
+        self._taken: Counter[str] = Counter()
+
+    async def wait(self) -> None:
+        """Wait for a slot, and take it; others wait in the kernel."""
+        await self._free.acquire()
+
+    def skip(self) -> None:
+        """Give back a slot that nobody came for."""
+        self._free.release()
+
+    def enter(self, address: str) -> bool:
+        """Say whose the slot is; False when they have their share already. In any case :meth:`leave` follows."""
+        network = _network(address)
+        self._taken[network] += 1
+        return self._taken[network] <= self._per_address
+
+    def leave(self, address: str, *, failed: bool) -> None:
+        """Give the slot back."""
+        if failed:
+            asyncio.get_running_loop().call_later(_FAILED_HOLD, self._give_back, _network(address))
+        else:
+            self._give_back(_network(address))
+
+    def _give_back(self, network: str) -> None:
+        self._taken[network] -= 1
+        if not self._taken[network]:
+            del self._taken[network]
+        self._free.release()
+
+
+def _network(address: str) -> str:
+    """Return what one party has of addresses: one of IPv4, and of IPv6 a /64."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+class Refusals:
+    """Reports refused connections, with counts, at most once a second."""
+
+    def __init__(self, listener: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._listener = listener
+        self._clock = clock
+        self._reasons: Counter[str] = Counter()
+        self._address = ""
+        self._last = -_REPORT_INTERVAL
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, address: str, reason: str) -> None:
+        """Report one, now or with those that follow within the second."""
+        self._reasons[reason] += 1
+        self._address = address
+        left = self._last + _REPORT_INTERVAL - self._clock()
+        if left <= 0:
+            self.report()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(left, self.report)
+
+    def report(self) -> None:
+        """Report what has not been reported."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._reasons:
+            self._last = self._clock()
+            _log.warning(
+                "connections refused",
+                listener=self._listener,
+                count=self._reasons.total(),
+                reasons=dict(self._reasons),
+                last_address=self._address,
+            )
+            self._reasons.clear()

@@ -1,0 +1,184 @@
+"""Passes bytes between a caller that came over TCP, in TLS or not, and the private socket.
+
+The sockets are used directly: ``ssl.SSLSocket`` has OpenSSL read and write the socket itself, where asyncio's TLS copies everything
+through buffers of Python's. TLS 1.3 makes that simple: reading never has to wait for writing, nor the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+
+#: More than a TLS record, so that nothing of one is left in OpenSSL, where no selector would see it.
+_CHUNK = 64 * 1024
+_HALF_CLOSED = 10.0  # seconds
+_LINGER = 1.0  # seconds
+#: One event loop, one buffer: what is not written at once is copied.
+_buffer = memoryview(bytearray(_CHUNK))
+
+
+class Pipe:
+    """One connection of a caller. ``on_close`` is called once, at its end."""
+
+    def __init__(self, caller: socket.socket, on_close: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._caller = caller
+        self._on_close = on_close
+        self._timers: list[asyncio.TimerHandle] = []
+        self._release: asyncio.TimerHandle | None = None
+        self._up: _Flow | None = None
+        self._server: socket.socket | None = None
+        self._closed = False
+
+    def start(self, server: socket.socket) -> None:
+        """Pass bytes on; ``server`` is the private socket. Neither socket may block."""
+        self._server = server
+        self._up = _Flow(self._loop, self._caller, server, self._caller_ended, self.close)
+        down = _Flow(self._loop, server, self._caller, self._server_ended, self.close)
+        self._up.watch()
+        down.watch()
+
+    def close_after(self, seconds: float) -> None:
+        """Close the connection when so many seconds have passed."""
+        if not self._closed:
+            self._timers.append(self._loop.call_later(max(0.0, seconds), self.close))
+
+    def hold_back(self, seconds: float) -> None:
+        """Read nothing from the caller for so long. What it sends waits in the kernel, at last in its own."""
+        if self._closed or self._up is None:
+            return
+        until = self._loop.time() + seconds
+        if self._release is not None:
+            if self._release.when() >= until:
+                return
+            self._release.cancel()
+        self._up.hold(held=True)
+        self._release = self._loop.call_at(until, self._let_go)
+
+    def close(self) -> None:
+        """Close both ends at once."""
+        if self._closed:
+            return
+        self._closed = True
+        for timer in (*self._timers, self._release):
+            if timer is not None:
+                timer.cancel()
+        for end in (self._caller, self._server):
+            if end is not None:
+                _forget(self._loop, end)
+        self._caller.close()
+        self._on_close()
+
+    def _let_go(self) -> None:
+        self._release = None
+        if self._up is not None:
+            self._up.hold(held=False)
+
+    def _caller_ended(self) -> None:
+        assert self._server is not None
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_WR)
+        self.close_after(_HALF_CLOSED)
+
+    def _server_ended(self) -> None:
+        """Say goodbye. To close with bytes unread would be a reset, which takes back what the caller has not read yet."""
+        assert self._server is not None
+        self._up = None
+        for end in (self._caller, self._server):
+            _forget(self._loop, end)
+        with contextlib.suppress(OSError, ValueError):
+            if isinstance(self._caller, ssl.SSLSocket):
+                self._caller.unwrap()  # close_notify; the caller's own is not waited for
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._caller, socket.SHUT_WR)
+        self._loop.add_reader(self._caller.fileno(), self._drain)
+        self.close_after(_LINGER)
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            try:
+                if socket.socket.recv_into(self._caller, _buffer):
+                    return
+            except ConnectionError:
+                pass
+            self.close()
+
+
+class _Flow:
+    """One direction."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        source: socket.socket,
+        sink: socket.socket,
+        on_end: Callable[[], None],
+        on_error: Callable[[], None],
+    ) -> None:
+        self._loop, self._source, self._sink = loop, source, sink
+        self._on_end, self._on_error = on_end, on_error
+        self._rest = b""
+        self._held = False
+        self._ended = False
+
+    def watch(self) -> None:
+        """Read when there is something to read, and nothing against it."""
+        if not (self._rest or self._held or self._ended):
+            self._loop.add_reader(self._source.fileno(), self._read)
+
+    def hold(self, *, held: bool) -> None:
+        """Stop reading, or go on."""
+        self._held = held
+        if held:
+            self._loop.remove_reader(self._source.fileno())
+        else:
+            self.watch()
+
+    def _read(self) -> None:
+        try:
+            size = self._source.recv_into(_buffer)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return
+        except OSError:
+            self._on_error()
+            return
+        if size:
+            self._write(_buffer[:size])
+        else:
+            self._ended = True
+            self._loop.remove_reader(self._source.fileno())
+            self._on_end()
+
+    def _write(self, data: memoryview) -> None:
+        sent = self._send(data)
+        if 0 <= sent < len(data):
+            self._rest = bytes(data[sent:])
+            self._loop.remove_reader(self._source.fileno())
+            self._loop.add_writer(self._sink.fileno(), self._flush)
+
+    def _flush(self) -> None:
+        sent = self._send(self._rest)
+        if sent < 0:
+            return
+        self._rest = self._rest[sent:]
+        if not self._rest:
+            self._loop.remove_writer(self._sink.fileno())
+            self.watch()
+
+    def _send(self, data: memoryview | bytes) -> int:
+        """Return how much was sent, or -1 after an error, which has ended the connection."""
+        try:
+            return self._sink.send(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+            return 0
+        except OSError:
+            self._on_error()
+            return -1
+
+
+def _forget(loop: asyncio.AbstractEventLoop, end: socket.socket) -> None:
+    loop.remove_reader(end.fileno())
+    loop.remove_writer(end.fileno())

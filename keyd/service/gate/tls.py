@@ -1,0 +1,242 @@
+"""Callers over TCP: mutual TLS, ended here, or nothing on loopback; then the private socket, as for everybody.
+
+grpcio could end TLS itself, but not refuse TLS 1.2, nor replace a trust bundle without dropping who is connected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from keyd.core.principal import Principal
+from keyd.process import ProcessError
+from keyd.service.call import Caller
+from keyd.service.gate.certificates import CertificateError, Identify, parse
+from keyd.service.gate.credentials import Credentials
+from keyd.service.gate.handshakes import HandshakeError, Refusals, Slots, shake_hands
+from keyd.service.gate.limits import Quota
+from keyd.service.gate.pipe import Pipe
+from keyd.service.gate.private import Link
+
+_BACKLOG = 1024
+_HOUSEKEEPING = 60.0  # seconds
+_KEEPALIVE = 60  # seconds
+_THREADS = 2
+#: grpcio says goodbye at the age, give or take a tenth; what is still there after that is a stream that never ends.
+_AGE_FACTOR, _AGE_GRACE = 1.1, 30.0
+_log = structlog.get_logger("keyd.tls")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds one listener. Times in seconds.
+
+    Attributes:
+        handshake_timeout: for a handshake.
+        max_handshakes: under way at one time.
+        max_connection_age: when a connection is closed, so that its caller shows a certificate anew.
+    """
+
+    handshake_timeout: float = 5.0
+    max_handshakes: int = 32
+    max_connection_age: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How callers prove who they are."""
+
+    credentials: Credentials
+    identify: Identify
+
+
+class TcpListener:
+    """One ``[tcp.NAME]``.
+
+    Use it in this order: :meth:`bind`, :meth:`start`, :meth:`stop_accepting`, :meth:`close`.
+
+    Args:
+        name: of the listener.
+        connect: opens a connection to the server on behalf of a caller.
+        tls: how callers are known; None for plaintext, on which nobody is.
+        connections: counts them, perhaps together with those of other gates.
+        limits: what bounds it.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[Caller], Link],
+        tls: Tls | None,
+        connections: Quota,
+        limits: Limits = Limits(),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self._connect = connect
+        self._tls = tls
+        self._quota = connections
+        self._limits = limits
+        self._clock = clock
+        self._sockets: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._handshaking: set[asyncio.Task[None]] = set()
+        self._slots = Slots(limits.max_handshakes)
+        self._pipes: set[Pipe] = set()
+        self._refusals = Refusals(name)
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="keyd-tls")
+
+    @property
+    def port(self) -> int:
+        """The port that is bound; differs from the one asked for when that was 0."""
+        port: int = self._sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def connections(self) -> int:
+        """How many callers are connected."""
+        return len(self._pipes)
+
+    def bind(self, host: str, port: int) -> None:
+        """Bind the addresses of a host.
+
+        Raises:
+            ProcessError: one cannot be bound, or the host has none; or it is not loopback and there is no TLS.
+        """
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, address in dict.fromkeys((family, address[:2]) for family, _, _, _, address in found):
+                listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+                listening.setblocking(False)
+                self._sockets.append(listening)
+        except OSError as exc:
+            for listening in self._sockets:
+                listening.close()
+            raise ProcessError(f"tcp.{self.name} cannot listen on {host}, port {port}: {exc.strerror or exc}") from exc
+
+    def start(self) -> None:
+        """Accept callers."""
+        if self._tls is None:
+            _log.warning("plaintext: every process on this machine may call as loopback", listener=self.name, port=self.port)
+        self._accepting = [asyncio.create_task(self._accept(listening)) for listening in self._sockets]
+        self._accepting.append(asyncio.create_task(self._keep_house()))
+
+    def refresh(self) -> None:
+        """Look for new credentials now."""
+        if self._tls is not None:
+            self._tls.credentials.refresh()
+
+    async def stop_accepting(self) -> None:
+        """Let nobody else in. Who is connected stays."""
+        tasks = [*self._accepting, *self._handshaking]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listening in self._sockets:
+            listening.close()
+        self._refusals.report()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.stop_accepting()
+        for pipe in list(self._pipes):
+            pipe.close()
+        self._executor.shutdown()
+        if self._tls is not None:
+            self._tls.credentials.close()
+
+    async def _keep_house(self) -> None:
+        while True:
+            self.refresh()
+            await asyncio.sleep(_HOUSEKEEPING)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._slots.wait()
+            try:
+                connected, address = await loop.sock_accept(listening)
+            except BaseException as exc:
+                self._slots.skip()
+                if not isinstance(exc, OSError):
+                    raise
+                # Out of descriptors, or the caller has gone. To try again at once would be to do nothing else.
+                _log.warning("cannot accept", listener=self.name, error=str(exc.strerror))
+                await asyncio.sleep(0.1)
+                continue
+            task = asyncio.create_task(self._admit(connected, address[0]))
+            self._handshaking.add(task)
+            task.add_done_callback(self._handshaking.discard)
+
+    async def _admit(self, connected: socket.socket, address: str) -> None:
+        admitted = False
+        try:
+            if not self._slots.enter(address):
+                connected.close()
+                raise HandshakeError("too many handshakes from one address")
+            _keep_alive(connected)
+            caller, principal, seconds = await self._authenticate(connected)
+            self._pass_on(caller, principal, seconds)
+            admitted = True
+        except (HandshakeError, CertificateError) as exc:
+            self._refusals.add(address, str(exc))
+        finally:
+            self._slots.leave(address, failed=not admitted)
+
+    async def _authenticate(self, connected: socket.socket) -> tuple[socket.socket, Principal, float]:
+        """Return the socket to use, who is at its other end, and for how many seconds that holds."""
+        if self._tls is None:
+            return connected, Principal(), float("inf")
+        context = self._tls.credentials.context()
+        if context is None:
+            connected.close()
+            raise HandshakeError("there is no certificate yet")
+        wrapped = await shake_hands(connected, context, self._executor, self._limits.handshake_timeout)
+        try:
+            certificate = parse(wrapped.getpeercert(binary_form=True) or b"")
+            principal = self._tls.identify(certificate)
+            seconds = certificate.not_valid_after_utc.timestamp() - self._clock()
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped, principal, seconds
+
+    def _pass_on(self, connected: socket.socket, principal: Principal, seconds: float) -> None:
+        account = principal.account
+
+        def closed() -> None:
+            link.close()
+            self._pipes.discard(pipe)
+            self._quota.leave(account)
+
+        if not self._quota.enter(account):
+            connected.close()
+            raise HandshakeError("too many connections; see [connections]")
+        pipe = Pipe(connected, closed)
+        try:
+            link = self._connect(Caller(principal, pipe.hold_back))
+        except OSError:
+            connected.close()
+            self._quota.leave(account)
+            raise HandshakeError("the server does not accept") from None
+        self._pipes.add(pipe)
+        age = self._limits.max_connection_age * _AGE_FACTOR + _AGE_GRACE
+        pipe.close_after(min(seconds, age))
+        pipe.start(link.socket)
+
+
+def _keep_alive(connected: socket.socket) -> None:
+    """Send at once, and notice when the other machine has gone."""
+    with contextlib.suppress(OSError):  # the caller has gone already
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE // 4)
