@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from keyd import __version__
@@ -25,17 +27,26 @@ from keyd.cli.root import Root
     metavar="ADDRESS",
     envvar="KEYD_ADDRESS",
     show_envvar=True,
-    help="Address of the daemon, e.g. unix:/run/keyd/keyd.sock.",
+    help="Address of the daemon, e.g. unix:/run/keyd/keyd.sock or keyd.example:8471.",
 )
 @click.option("--timeout", metavar="DURATION", type=DURATION, help="How long to wait for the daemon, e.g. 5s.")
+@click.option(
+    "--certificate",
+    metavar="FILE",
+    envvar="KEYD_CERTIFICATE",
+    show_envvar=True,
+    help="Over TCP, the certificate that keyd knows you by.",
+)
+@click.option("--private-key", metavar="FILE", envvar="KEYD_PRIVATE_KEY", show_envvar=True, help="Its private key.")
+@click.option("--ca", metavar="FILE", envvar="KEYD_CA", show_envvar=True, help="The authorities of keyd's own certificate.")
 @click.version_option(__version__, prog_name="keyd", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, address: str | None, timeout: float | None) -> None:
+def cli(ctx: click.Context, /, **connection: Any) -> None:
     """The signing daemon that takes private keys out of AI agents.
 
     keyd holds private keys in a backend and signs HTTP requests (RFC 9421) and JWTs for agents that ask over a socket.
     """
-    ctx.obj = Connection(address, timeout)
+    ctx.obj = Connection(**connection)
 
 
 cli.add_command(serve.serve)

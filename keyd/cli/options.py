@@ -46,10 +46,13 @@ DURATION = Duration()
 
 @dataclass
 class Connection:
-    """Where the daemon is and how long to wait for it, in seconds; None takes the client's default."""
+    """Where the daemon is, how long to wait for it, in seconds, and the files for TLS; None takes the client's default."""
 
     address: str | None = None
     timeout: float | None = None
+    certificate: str | None = None
+    private_key: str | None = None
+    ca: str | None = None
 
     def client(self) -> Client:
         """Open the agents' client, a context manager. Raises click.UsageError for an address that cannot be used."""
@@ -64,8 +67,15 @@ class Connection:
         return self._open(AdminClient)
 
     def _open(self, client_class: Callable[..., C]) -> C:
+        from keyd.client import TlsFiles
+        from keyd.client.address import default_address, is_unix
+
+        address = self.address or default_address()
+        given = {} if self.timeout is None else {"timeout": self.timeout}
         try:
-            return client_class(self.address) if self.timeout is None else client_class(self.address, timeout=self.timeout)
+            # The environment may name the files for another address.
+            tls = None if is_unix(address) else TlsFiles.from_options(self.certificate, self.private_key, self.ca)
+            return client_class(address, tls=tls, **given)
         except ValueError as exc:
             raise click.UsageError(str(exc)) from None
 

@@ -23,6 +23,7 @@ from keyd.client.inputs import InputKind, SignInput
 from keyd.client.keys import ECKey, Ed25519Key, RSAKey
 from keyd.client.model import KeyInfo, Signature, VersionInfo
 from keyd.client.sync import Client
+from keyd.client.tls import TlsFiles
 
 __all__ = [
     "AdminClient",
@@ -44,6 +45,7 @@ __all__ = [
     "ResourceExhausted",
     "SignInput",
     "Signature",
+    "TlsFiles",
     "Unauthenticated",
     "Unavailable",
     "VersionInfo",

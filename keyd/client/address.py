@@ -38,7 +38,7 @@ def grpc_target(address: str, *, secure: bool) -> str:
         ValueError: it is none of those, or it asks for plain TCP to another machine, or for TLS over a Unix socket.
     """
     path = address.removeprefix("unix:").removeprefix("//")
-    if address.startswith(("unix:", "/")):
+    if is_unix(address):
         abstract = _ABSTRACT.fullmatch(path) if address.startswith("unix:") else None
         if not path.startswith("/") and not abstract:
             raise ValueError(f"address {address!r} is not an absolute path; write unix:/path/to/keyd.sock")
@@ -50,9 +50,14 @@ def grpc_target(address: str, *, secure: bool) -> str:
         raise ValueError(f"address {address!r} is not one of unix:/path, /path and host:port")
     if not secure and not _is_loopback(match["host"]):
         raise ValueError(
-            f"address {address!r} is on another machine and needs TLS; pass credentials=grpc.ssl_channel_credentials(...)"
+            f"address {address!r} is on another machine and needs TLS; set KEYD_CERTIFICATE, KEYD_PRIVATE_KEY and KEYD_CA to PEM files"
         )
     return f"dns:///{address}"
+
+
+def is_unix(address: str) -> bool:
+    """Say whether an address is a Unix socket's."""
+    return address.startswith(("unix:", "/"))
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,6 +9,7 @@ import grpc
 
 from keyd.client.calls import duration
 from keyd.client.channel import SyncChannel
+from keyd.client.tls import TlsFiles
 from keyd.v1 import backend_service_pb2, backend_service_pb2_grpc, key_service_pb2_grpc, types_pb2
 from keyd.v1 import key_service_pb2 as pb
 
@@ -51,6 +52,7 @@ class AdminClient(SyncChannel):
         address: as for :class:`keyd.client.Client`.
         timeout: seconds for one call; HSMs can take long to make an RSA key.
         retries: how often a call that reads is tried again when keyd is UNAVAILABLE.
+        tls: as for :class:`keyd.client.Client`.
         credentials: as for :class:`keyd.client.Client`.
     """
 
@@ -60,9 +62,10 @@ class AdminClient(SyncChannel):
         *,
         timeout: float = 30.0,
         retries: int = 2,
+        tls: TlsFiles | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        super().__init__(address, timeout=timeout, retries=retries, credentials=credentials)
+        super().__init__(address, timeout=timeout, retries=retries, tls=tls, credentials=credentials)
         self._stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
         self._backends = backend_service_pb2_grpc.BackendServiceStub(self._channel)
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -19,10 +19,15 @@ from keyd.client.inputs import InputKind, SignInput
 from keyd.client.model import KeyInfo, Signature
 from keyd.client.retry import Attempts
 from keyd.client.stream import sign_stream
+from keyd.client.tls import RenewedChannel, TlsFiles, choose
 from keyd.v1 import signing_service_pb2 as pb
 from keyd.v1 import signing_service_pb2_grpc
 
 Response = TypeVar("Response")
+
+
+def _close(channel: grpc.aio.Channel) -> asyncio.Task[None]:
+    return asyncio.create_task(channel.close())
 
 
 class AsyncClient:
@@ -34,24 +39,31 @@ class AsyncClient:
         *,
         timeout: float = 5.0,
         retries: int = 2,
+        tls: TlsFiles | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._address = default_address() if address is None else address
         self._timeout = timeout
         self._retries = retries
-        target = grpc_target(self._address, secure=credentials is not None)
-        self._channel = (
-            grpc.aio.secure_channel(target, credentials, options=OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(target, options=OPTIONS)
-        )
-        self._stub = signing_service_pb2_grpc.SigningServiceStub(self._channel)
+        tls = choose(self._address, tls, credentials)
+        target = grpc_target(self._address, secure=tls is not None or credentials is not None)
+        self._channel: grpc.aio.Channel | RenewedChannel[grpc.aio.Channel, asyncio.Task[None]]
+        if tls is not None:
+            self._channel = RenewedChannel(tls, lambda new: grpc.aio.secure_channel(target, new, options=OPTIONS), _close)
+        elif credentials is not None:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._stub = signing_service_pb2_grpc.SigningServiceStub(cast("grpc.aio.Channel", self._channel))
         self._cache = calls.KeyCache(clock)
 
     async def close(self) -> None:
         """Close the channel. Calls that are under way fail."""
-        await self._channel.close()
+        if isinstance(self._channel, RenewedChannel):
+            await asyncio.gather(*self._channel.close())
+        else:
+            await self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 
 from keyd.client.address import default_address, grpc_target
 from keyd.client.calls import MAX_MESSAGE_BYTES
 from keyd.client.retry import Attempts
+from keyd.client.tls import RenewedChannel, TlsFiles, choose
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -36,10 +37,12 @@ class SyncChannel:
         address: ``unix:/path``, ``/path`` or ``host:port``; :func:`keyd.client.address.default_address` when None.
         timeout: seconds for one call, its retries included.
         retries: how often a call is tried again when keyd is UNAVAILABLE.
-        credentials: for TLS; needed for any address that is not on this machine.
+        tls: files for mutual TLS, which any address that is not on this machine needs; for TCP, those that the environment names
+            by default (:meth:`keyd.client.TlsFiles.from_environment`).
+        credentials: instead of ``tls``, what gRPC offers otherwise.
 
     Raises:
-        ValueError: the address cannot be used, or not without credentials.
+        ValueError: the address cannot be used, or not without TLS; or the files cannot.
     """
 
     def __init__(
@@ -48,17 +51,22 @@ class SyncChannel:
         *,
         timeout: float = 5.0,
         retries: int = 2,
+        tls: TlsFiles | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._address = default_address() if address is None else address
         self._timeout = timeout
         self._retries = retries
-        target = grpc_target(self._address, secure=credentials is not None)
-        self._channel = (
-            grpc.secure_channel(target, credentials, options=OPTIONS)
-            if credentials
-            else grpc.insecure_channel(target, options=OPTIONS)
-        )
+        tls = choose(self._address, tls, credentials)
+        target = grpc_target(self._address, secure=tls is not None or credentials is not None)
+        self._channel: grpc.Channel
+        if tls is not None:
+            renewed = RenewedChannel(tls, lambda new: grpc.secure_channel(target, new, options=OPTIONS), grpc.Channel.close)
+            self._channel = cast("grpc.Channel", renewed)
+        elif credentials is not None:
+            self._channel = grpc.secure_channel(target, credentials, options=OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(target, options=OPTIONS)
 
     def close(self) -> None:
         """Close the channel. Calls that are under way fail."""

@@ -14,6 +14,7 @@ from keyd.client.errors import KeydClientError, KeyStateError
 from keyd.client.inputs import InputKind, SignInput, kind_of
 from keyd.client.model import KeyInfo, Signature
 from keyd.client.retry import Attempts
+from keyd.client.tls import TlsFiles
 from keyd.v1 import signing_service_pb2 as pb
 from keyd.v1 import signing_service_pb2_grpc
 
@@ -28,11 +29,13 @@ class Client(SyncChannel):
         address: ``unix:/path``, ``/path`` or ``host:port``; by default ``$KEYD_ADDRESS``, else the user's or the system's socket.
         timeout: seconds for one call, its retries included.
         retries: how often a call is tried again.
-        credentials: for TLS; needed for any address that is not on this machine.
+        tls: files for mutual TLS, which any address that is not on this machine needs; for TCP, those that the environment names
+            by default (:meth:`keyd.client.TlsFiles.from_environment`).
+        credentials: instead of ``tls``, what gRPC offers otherwise.
         clock: seconds since the epoch; rules how long keys are remembered.
 
     Raises:
-        ValueError: the address cannot be used, or not without credentials.
+        ValueError: the address cannot be used, or not without TLS; or the files cannot.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class Client(SyncChannel):
         *,
         timeout: float = 5.0,
         retries: int = 2,
+        tls: TlsFiles | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(address, timeout=timeout, retries=retries, credentials=credentials)
+        super().__init__(address, timeout=timeout, retries=retries, tls=tls, credentials=credentials)
         self._stub = signing_service_pb2_grpc.SigningServiceStub(self._channel)
         self._cache = calls.KeyCache(clock)
 
