@@ -61,7 +61,9 @@ class SyncChannel:
         target = grpc_target(self._address, secure=tls is not None or credentials is not None)
         self._channel: grpc.Channel
         if tls is not None:
-            renewed = RenewedChannel(tls, lambda new: grpc.secure_channel(target, new, options=OPTIONS), grpc.Channel.close)
+            renewed = RenewedChannel(
+                tls, lambda new: grpc.secure_channel(target, new, options=OPTIONS), lambda channel: channel.close()
+            )
             self._channel = cast("grpc.Channel", renewed)
         elif credentials is not None:
             self._channel = grpc.secure_channel(target, credentials, options=OPTIONS)

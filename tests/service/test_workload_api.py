@@ -42,7 +42,7 @@ class SpiffeWorld(World):
         self.private.bind(self.server.add_insecure_port)
         await self.server.start()
         self.credentials = WorkloadApiCredentials("test", self.agent.endpoint, trust_domain)
-        self.listener = TcpListener("test", self.private.connect, Tls(self.credentials, by_spiffe_id(trust_domain)))
+        self.listener = TcpListener("test", self.private.connect, Tls(self.credentials, by_spiffe_id(trust_domain)), self.quota)
         self.listener.bind("127.0.0.1", 0)
         self.listener.start()
         self.credentials.start()
