@@ -21,6 +21,7 @@ from pki import CLIENT, HOUR, SERVER, Authority, Issued, client_context, dns, pu
 from raw_grpc import RawChannel
 from support import until
 
+from keyd.service.gate import handshakes
 from keyd.service.gate.certificates import by_dns_names, by_spiffe_id
 from keyd.service.gate.credentials import FileCredentials
 from keyd.service.gate.limits import Quota
@@ -342,32 +343,68 @@ class TestLimits:
         silent.close()
         slow.close()
 
-    async def test_one_address_does_not_take_every_slot(self, world: World) -> None:
+    async def test_one_address_does_not_take_every_turn(self, world: World) -> None:
         await world.start(limits=Limits(max_handshakes=4))
-        with structlog.testing.capture_logs() as logs:
-            stalled = [socket.create_connection(("127.0.0.1", world.listener.port), timeout=10) for _ in range(3)]
-            await until(lambda: len(logs) > 0)
-        assert logs[0]["reasons"] == {"too many handshakes from one address": 1}
-        assert await asyncio.to_thread(stalled[2].recv, 1) == b""
-        other = await asyncio.to_thread(self.from_elsewhere, world)
-        assert other == AGENT
+        stalled = [socket.create_connection(("127.0.0.1", world.listener.port), timeout=10) for _ in range(3)]
+        await until(lambda: len(world.listener._handshaking) == 3)
+        waiting = asyncio.create_task(world.asked(world.authority.issue(uri(AGENT))))
+        assert await asyncio.to_thread(self.from_elsewhere, world) == AGENT
+        assert not waiting.done()
         for each in stalled:
             each.close()
-        assert await self.soon(world) == AGENT
+        assert await waiting == AGENT
+
+    async def test_few_of_one_address_wait(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(handshakes, "_MAX_WAITING", 3)
+        await world.start(limits=Limits(max_handshakes=4))
+        with structlog.testing.capture_logs() as logs:
+            stalled = [socket.create_connection(("127.0.0.1", world.listener.port), timeout=10) for _ in range(4)]
+            assert await asyncio.to_thread(stalled[3].recv, 1) == b""
+        assert logs[0]["reasons"] == {"too many handshakes from one address": 1}
+        for each in stalled:
+            each.close()
+
+    async def test_who_waits_too_long_is_dropped(self, world: World) -> None:
+        await world.start(limits=Limits(max_handshakes=2, handshake_timeout=0.3))
+        stalled = socket.create_connection(("127.0.0.1", world.listener.port), timeout=10)
+        await until(lambda: len(world.listener._handshaking) == 1)
+        with structlog.testing.capture_logs() as logs:
+            second = socket.create_connection(("127.0.0.1", world.listener.port), timeout=10)
+            assert await asyncio.to_thread(second.recv, 1) == b""
+            world.listener._refusals.report()
+        reasons = {reason for log in logs for reason in log["reasons"]}
+        assert reasons == {"the handshake took too long", "too many handshakes from one address"}
+        stalled.close()
+        second.close()
+        await until(lambda: not world.listener._turns._of)  # nothing is kept of who has gone
+
+    async def test_handshakes_in_a_second_are_bounded(self, world: World) -> None:
+        await world.start(limits=Limits(max_handshakes=2))
+        issued = world.authority.issue(uri(AGENT))
+        began = time.monotonic()
+        for _ in range(4):
+            assert await world.asked(issued) == AGENT
+        assert time.monotonic() - began >= 3 * 0.2
+
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ("192.0.2.1", "192.0.2.1", True),
+            ("192.0.2.1", "192.0.2.2", False),
+            ("2001:db8::1", "2001:db8::ffff:2", True),
+            ("2001:db8::1", "2001:db8:0:1::1", False),
+            ("fe80::1%eth0", "fe80::2%eth0", True),
+            ("what", "else", False),
+        ],
+    )
+    def test_one_party_has_one_network(self, one: str, other: str, same: bool) -> None:
+        assert (handshakes._network(one) == handshakes._network(other)) is same
 
     def from_elsewhere(self, world: World) -> str:
         context = client_context(world.authority.issue(uri(AGENT)), world.authority, world.directory)
         plain = socket.create_connection(("127.0.0.1", world.listener.port), timeout=10, source_address=("127.0.0.2", 0))
         with context.wrap_socket(plain, server_hostname="localhost") as connected:
             return str(RawChannel(connected).call("/test.Who/Who"), "ascii")  # type: ignore[arg-type]
-
-    async def soon(self, world: World) -> str:
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    return await world.asked(world.authority.issue(uri(AGENT)))
-                except (OSError, ConnectionError):
-                    await asyncio.sleep(0.01)
 
     async def test_one_caller_does_not_take_every_connection(self, world: World) -> None:
         world.quota = Quota(2, 1)

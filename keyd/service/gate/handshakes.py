@@ -8,12 +8,15 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 import structlog
 
-_FAILED_HOLD = 0.2  # seconds
+_HOLD = 0.2  # seconds
+_MAX_WAITING = 256
+_TOO_MANY = "too many handshakes from one address"
 _REPORT_INTERVAL = 1.0  # seconds
 _log = structlog.get_logger("keyd.tls")
 
@@ -97,44 +100,52 @@ def _reason(exc: Exception) -> str:
     return "the connection was lost"
 
 
-class Slots:
+class Turns:
     """How many handshakes are under way, and from where.
 
-    One address has at most half of them, so that who stalls does not keep everybody out. The slot of one that failed is given back a
-    little later: so a caller that cannot get in cannot keep a processor busy with trying.
+    One address has at most half of them, so that who stalls does not keep everybody out; its others wait, and are few. A turn is given
+    back a little after its end. That bounds the handshakes in a second too, to five times the number: nobody keeps a processor busy by
+    connecting again and again, whether or not he gets in.
     """
 
     def __init__(self, number: int) -> None:
-        self._free = asyncio.Semaphore(number)
-        self._per_address = max(1, number // 2)
-        self._taken: Counter[str] = Counter()
+        self._all = asyncio.Semaphore(number)
+        self._share = max(1, number // 2)
+        self._of: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
 
-    async def wait(self) -> None:
-        """Wait for a slot, and take it; others wait in the kernel."""
-        await self._free.acquire()
+    @asynccontextmanager
+    async def turn(self, address: str, within: float) -> AsyncIterator[None]:
+        """Wait for a turn, at most ``within`` seconds, and have it for as long as the context lasts.
 
-    def skip(self) -> None:
-        """Give back a slot that nobody came for."""
-        self._free.release()
-
-    def enter(self, address: str) -> bool:
-        """Say whose the slot is; False when they have their share already. In any case :meth:`leave` follows."""
+        Raises:
+            HandshakeError: too many of this address wait already, or it took too long.
+        """
         network = _network(address)
-        self._taken[network] += 1
-        return self._taken[network] <= self._per_address
+        share, here = self._of.setdefault(network, (asyncio.Semaphore(self._share), []))
+        if len(here) >= _MAX_WAITING:
+            raise HandshakeError(_TOO_MANY)
+        here.append(None)
+        taken: list[asyncio.Semaphore] = []
+        try:
+            try:
+                async with asyncio.timeout(within):
+                    for each in (share, self._all):
+                        await each.acquire()
+                        taken.append(each)
+            except TimeoutError:
+                raise HandshakeError(_TOO_MANY) from None
+            yield
+        finally:
+            hold = _HOLD if len(taken) == 2 else 0
+            asyncio.get_running_loop().call_later(hold, self._give_back, network, taken)
 
-    def leave(self, address: str, *, failed: bool) -> None:
-        """Give the slot back."""
-        if failed:
-            asyncio.get_running_loop().call_later(_FAILED_HOLD, self._give_back, _network(address))
-        else:
-            self._give_back(_network(address))
-
-    def _give_back(self, network: str) -> None:
-        self._taken[network] -= 1
-        if not self._taken[network]:
-            del self._taken[network]
-        self._free.release()
+    def _give_back(self, network: str, taken: list[asyncio.Semaphore]) -> None:
+        for each in taken:
+            each.release()
+        _, here = self._of[network]
+        here.pop()
+        if not here:
+            del self._of[network]
 
 
 def _network(address: str) -> str:

@@ -20,12 +20,14 @@ from keyd.process import ProcessError
 from keyd.service.call import Caller
 from keyd.service.gate.certificates import CertificateError, Identify, parse
 from keyd.service.gate.credentials import Credentials
-from keyd.service.gate.handshakes import HandshakeError, Refusals, Slots, shake_hands
+from keyd.service.gate.handshakes import HandshakeError, Refusals, Turns, shake_hands
 from keyd.service.gate.limits import Quota
 from keyd.service.gate.pipe import Pipe
 from keyd.service.gate.private import Link
 
 _BACKLOG = 1024
+#: Connections that wait for their handshake, beyond which others wait in the kernel.
+_MAX_ARRIVALS = 1024
 _HOUSEKEEPING = 60.0  # seconds
 _KEEPALIVE = 60  # seconds
 _THREADS = 2
@@ -88,8 +90,9 @@ class TcpListener:
         self._clock = clock
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._handshaking: set[asyncio.Task[None]] = set()
-        self._slots = Slots(limits.max_handshakes)
+        self._handshaking: dict[asyncio.Task[None], socket.socket] = {}
+        self._turns = Turns(limits.max_handshakes)
+        self._arrivals = asyncio.Semaphore(_MAX_ARRIVALS)
         self._pipes: set[Pipe] = set()
         self._refusals = Refusals(name)
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="keyd-tls")
@@ -161,11 +164,11 @@ class TcpListener:
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._slots.wait()
+            await self._arrivals.acquire()
             try:
                 connected, address = await loop.sock_accept(listening)
             except BaseException as exc:
-                self._slots.skip()
+                self._arrivals.release()
                 if not isinstance(exc, OSError):
                     raise
                 # Out of descriptors, or the caller has gone. To try again at once would be to do nothing else.
@@ -173,36 +176,37 @@ class TcpListener:
                 await asyncio.sleep(0.1)
                 continue
             task = asyncio.create_task(self._admit(connected, address[0]))
-            self._handshaking.add(task)
-            task.add_done_callback(self._handshaking.discard)
+            self._handshaking[task] = connected
+            task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        connected = self._handshaking.pop(task)
+        if task.cancelled():
+            connected.close()  # it may not even have begun
+        self._arrivals.release()
 
     async def _admit(self, connected: socket.socket, address: str) -> None:
-        admitted = False
+        _keep_alive(connected)
         try:
-            if not self._slots.enter(address):
-                connected.close()
-                raise HandshakeError("too many handshakes from one address")
-            _keep_alive(connected)
-            caller, principal, seconds = await self._authenticate(connected)
-            self._pass_on(caller, principal, seconds)
-            admitted = True
+            if self._tls is None:
+                self._pass_on(connected, Principal(), float("inf"))
+                return
+            async with self._turns.turn(address, self._limits.handshake_timeout):
+                wrapped, principal, seconds = await self._authenticate(connected, self._tls)
+                self._pass_on(wrapped, principal, seconds)
         except (HandshakeError, CertificateError) as exc:
-            self._refusals.add(address, str(exc))
-        finally:
-            self._slots.leave(address, failed=not admitted)
-
-    async def _authenticate(self, connected: socket.socket) -> tuple[socket.socket, Principal, float]:
-        """Return the socket to use, who is at its other end, and for how many seconds that holds."""
-        if self._tls is None:
-            return connected, Principal(), float("inf")
-        context = self._tls.credentials.context()
-        if context is None:
             connected.close()
+            self._refusals.add(address, str(exc))
+
+    async def _authenticate(self, connected: socket.socket, tls: Tls) -> tuple[socket.socket, Principal, float]:
+        """Return the socket to use, who is at its other end, and for how many seconds that holds."""
+        context = tls.credentials.context()
+        if context is None:
             raise HandshakeError("there is no certificate yet")
         wrapped = await shake_hands(connected, context, self._executor, self._limits.handshake_timeout)
         try:
             certificate = parse(wrapped.getpeercert(binary_form=True) or b"")
-            principal = self._tls.identify(certificate)
+            principal = tls.identify(certificate)
             seconds = certificate.not_valid_after_utc.timestamp() - self._clock()
         except BaseException:
             wrapped.close()
