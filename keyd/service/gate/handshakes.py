@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import random
 import socket
 import ssl
 import time
@@ -30,7 +31,8 @@ async def shake_hands(
 ) -> ssl.SSLSocket:
     """Return the socket in TLS, with HTTP/2 agreed upon.
 
-    The arithmetic is done in a thread, because it takes milliseconds in which other callers' calls would stand still.
+    The arithmetic is done in a thread, because it takes milliseconds in which other callers' calls would stand still; one after another,
+    because several at a time would leave those calls no processor.
 
     Args:
         connected: does not block. It is taken over, and closed on failure.
@@ -136,7 +138,8 @@ class Turns:
                 raise HandshakeError(_TOO_MANY) from None
             yield
         finally:
-            hold = _HOLD if len(taken) == 2 else 0
+            # Not after the same time for all, or else they would come in bursts for ever.
+            hold = random.uniform(0.5, 1.5) * _HOLD if len(taken) == 2 else 0  # noqa: S311
             asyncio.get_running_loop().call_later(hold, self._give_back, network, taken)
 
     def _give_back(self, network: str, taken: list[asyncio.Semaphore]) -> None:

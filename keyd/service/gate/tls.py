@@ -30,7 +30,6 @@ _BACKLOG = 1024
 _MAX_ARRIVALS = 1024
 _HOUSEKEEPING = 60.0  # seconds
 _KEEPALIVE = 60  # seconds
-_THREADS = 2
 #: grpcio says goodbye at the age, give or take a tenth; what is still there after that is a stream that never ends.
 _AGE_FACTOR, _AGE_GRACE = 1.1, 30.0
 _log = structlog.get_logger("keyd.tls")
@@ -95,7 +94,7 @@ class TcpListener:
         self._arrivals = asyncio.Semaphore(_MAX_ARRIVALS)
         self._pipes: set[Pipe] = set()
         self._refusals = Refusals(name)
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="keyd-tls")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="keyd-tls")
 
     @property
     def port(self) -> int:
