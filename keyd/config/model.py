@@ -87,7 +87,7 @@ class Http(Section):
 class Metrics(Section):
     """``[metrics]``: figures for Prometheus, on a listener of their own. Without ``listen`` there is none."""
 
-    listen: Annotated[str, AfterValidator(_listen)] | None = None
+    listen: Listen | None = None
 
     @property
     def address(self) -> tuple[str, int] | None:
