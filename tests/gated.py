@@ -153,7 +153,11 @@ def connected(path: Path) -> socket.socket:
     """A blocking connection, for a thread."""
     result = socket.socket(socket.AF_UNIX)
     result.settimeout(10)
-    result.connect(str(path))
+    try:
+        result.connect(str(path))
+    except OSError:
+        result.close()
+        raise
     return result
 
 

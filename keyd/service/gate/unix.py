@@ -68,6 +68,8 @@ class UnixGate:
 
     def stop(self) -> None:
         """Accept no more, and let those go that have not spoken yet. What was relayed still is."""
+        if self._listener.fileno() < 0:
+            return
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listener)
