@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from google.protobuf.descriptor import ServiceDescriptor
 
 from backends.api import BackendContext
 from backends.errors import BackendConfigError, BackendError
@@ -19,14 +22,17 @@ from keyd import log, plugins, process
 from keyd.config import Config, ConfigError
 from keyd.core.clock import Clock, SystemClock
 from keyd.core.errors import KeydError
+from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
+from keyd.core.policy import Policy
 from keyd.core.profile import BUILT_IN
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
 from keyd.front import Front
+from keyd.service.admission import admitted
 from keyd.service.backends import BackendService
 from keyd.service.gate import listener
 from keyd.service.gate.tcp import TcpListeners
@@ -34,9 +40,13 @@ from keyd.service.http import application
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.metrics import Metrics
+from keyd.service.operators import for_operators
 from keyd.service.signing import Publication, SigningService
 from keyd.v1 import backend_service_pb2, key_service_pb2, signing_service_pb2
 
+_SIGNING = signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]
+_KEYS = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
+_BACKENDS = backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]
 _log = structlog.get_logger("keyd")
 
 
@@ -47,6 +57,7 @@ class Daemon:
     config: Config
     keyring: Keyring
     monitor: Monitor
+    guard: Guard
     signer: Signer
     publication: Publication
     defaults: Defaults
@@ -61,11 +72,13 @@ class Daemon:
         self.keyring.profiles = frozenset(profiles)
         self.keyring.served_max_age = config.jwks.max_age
         self.signer.profiles = profiles
+        self.guard.policy = _policy(config)
         self.publication.max_age, self.publication.alg_style = config.jwks.max_age, config.jwks.alg
         new = _defaults(config)
         for name in Defaults.__slots__:
             setattr(self.defaults, name, getattr(new, name))
         self.config = config
+        self.keyring.wake()
 
 
 def run(config_path: Path | None) -> int:
@@ -122,7 +135,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     keyring = Keyring(store, runners, clock, served_max_age=config.jwks.max_age)
     await keyring.start()
 
-    signer = Signer(keyring, {})
+    guard = Guard(_policy(config), clock)
+    signer = Signer(keyring, {}, guard)
     publication = Publication(config.jwks.max_age, config.jwks.alg)
 
     async def report() -> None:
@@ -131,14 +145,14 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     monitor = Monitor(keyring, report)
     metrics = Metrics()
     metrics.watch(keyring, monitor)
-    daemon = Daemon(config, keyring, monitor, signer, publication, _defaults(config))
+    daemon = Daemon(config, keyring, monitor, guard, signer, publication, _defaults(config))
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
-    services = {
-        signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]: SigningService(keyring, signer, publication),
-        key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]: KeyService(keyring, daemon.defaults),
-        backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]: BackendService(keyring, monitor, types),
-    }
+    services = _services(
+        guard,
+        agents={_SIGNING: SigningService(keyring, signer, publication, guard)},
+        operators={_KEYS: KeyService(keyring, daemon.defaults, guard), _BACKENDS: BackendService(keyring, monitor, types)},
+    )
 
     if config.http.enabled:
         http_server = HttpServer(application(keyring, publication, monitor), config.http.host, config.http.port)
@@ -168,6 +182,24 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         keys=len(keyring.snapshot.keys),
     )
     return daemon
+
+
+def _services(
+    guard: Guard, *, agents: Mapping[ServiceDescriptor, object], operators: Mapping[ServiceDescriptor, object]
+) -> dict[ServiceDescriptor, object]:
+    """Return the services as they are served: nothing reaches one but through the guard."""
+    checked = {descriptor: for_operators(descriptor, service, guard) for descriptor, service in operators.items()}
+    return {descriptor: admitted(descriptor, service, guard) for descriptor, service in {**agents, **checked}.items()}
+
+
+def _policy(config: Config) -> Policy:
+    return Policy(
+        [grant.grant for grant in config.grants.values()],
+        owners={0, os.geteuid()},
+        allowance=config.limits.to_allowance(),
+        dual_control=config.policy.operations,
+        approval_window=config.policy.approval_window,
+    )
 
 
 def _open_backends(config: Config, stack: AsyncExitStack) -> dict[str, BackendRunner]:

@@ -1,5 +1,6 @@
 """Configuration: one strict TOML file, read once, checked as a whole, and frozen."""
 
+from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection, PrincipalSection
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.loader import DEFAULT_PATH, find, load
 from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
@@ -19,6 +20,11 @@ __all__ = [
     "Defaults",
     "Log",
     "ProfileSection",
+    "GrantConfig",
+    "GrantSection",
+    "PrincipalSection",
+    "Limits",
+    "PolicySection",
     "BackendConfig",
     "ConfigError",
     "Problem",

@@ -6,20 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from keyd.config.durations import Duration
+from keyd.config.section import Section
 from keyd.process import socket_path_problem
 
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 _ABSTRACT = re.compile(r"@[A-Za-z0-9_.-]{1,106}", re.ASCII)
-
-
-class Section(BaseModel):
-    """One table of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 def _socket_file(path: Path) -> Path:

@@ -17,10 +17,13 @@ from pydantic import BaseModel, ValidationError
 from keyd import plugins
 from keyd.config import places
 from keyd.config.durations import text
-from keyd.config.listeners import Connections, OwnSocket, Section
+from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection
+from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.model import BackendConfig, BackendLimits, Config, Defaults, Http, Jwks, Log, Metrics, ProfileSection, Server
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
+from keyd.config.section import Section
 from keyd.config.tcp import Tcp
+from keyd.core.grants import OWNER
 from keyd.core.profile import BUILT_IN, Profile
 
 DEFAULT_PATH = Path("/etc/keyd/keyd.toml")
@@ -36,8 +39,10 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "jwks": Jwks,
     "defaults": Defaults,
     "log": Log,
+    "limits": Limits,
+    "policy": PolicySection,
 }
-_TABLES = (*_SECTIONS, "sockets", "tcp", "profiles", "backends")
+_TABLES = (*_SECTIONS, "sockets", "tcp", "grants", "profiles", "backends")
 
 _M = TypeVar("_M", bound=BaseModel)
 _Where = tuple[str, ...]
@@ -129,6 +134,7 @@ class _Loader:
             tables["defaults"]["backend"] = next(iter(backends))
         sections: dict[str, Any] = {name: self._section(model, (name,), tables[name]) for name, model in _SECTIONS.items()}
         sockets, tcp = self._sockets(data, sections["server"]), self._tcp(data)
+        grants = self._grants(data, profiles)
         if sections["defaults"] is not None and sections["jwks"] is not None:
             self._check_periods(sections["defaults"], sections["jwks"])
         if sections["defaults"] is not None:
@@ -139,6 +145,7 @@ class _Loader:
             **sections,
             sockets=MappingProxyType(sockets),
             tcp=MappingProxyType(tcp),
+            grants=MappingProxyType({name: g for name, g in grants.items() if g is not None}),
             profiles=MappingProxyType({name: p for name, p in profiles.items() if p is not None}),
             backends=MappingProxyType({name: b for name, b in backends.items() if b is not None}),
             first_run_allowed=self._path is None,
@@ -282,6 +289,31 @@ class _Loader:
             if name not in BUILT_IN:
                 profiles[name] = profile
         return profiles
+
+    def _grants(self, data: dict[str, Any], profiles: Mapping[str, object]) -> dict[str, GrantConfig | None]:
+        """Return the grants by name; None for those with problems."""
+        table = self._table(data, "grants")
+        return {name: self._grant(name, table, profiles) for name in table}
+
+    def _grant(self, name: str, table: dict[str, Any], profiles: Mapping[str, object]) -> GrantConfig | None:
+        where = ("grants", name)
+        if not _NAME.fullmatch(name):
+            self._problem(where, "a grant name is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
+        if name == OWNER:
+            self._problem(where, "this is the name of the grant that holds where there is none; choose another")
+        data = self._table(table, *where)
+        section = None if where in self._bad and not data else self._section(GrantSection, where, data)
+        if section is None:
+            return None
+        for profile in sorted(section.profiles or ()):
+            if profile not in profiles:
+                message = f"there is no such profile; there are: {_listed(profiles)}"
+                self._problem((*where, "profiles"), message, did_you_mean(profile, profiles))
+        try:
+            return GrantConfig(section, section.to_grant(name))
+        except ValueError as error:
+            self._problem((*where, "principals"), str(error))
+            return None
 
     def _check_periods(self, defaults: Defaults, jwks: Jwks) -> None:
         floor = 2 * jwks.max_age

@@ -14,12 +14,14 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from backends.api import Algorithm
 from keyd.config.addresses import AbsolutePath, Listen, split_listen
 from keyd.config.durations import Duration, OptionalDuration
-from keyd.config.listeners import Account, Connections, Mode, OwnSocket, Section, SocketPath
+from keyd.config.grants import GrantConfig, Limits, PolicySection
+from keyd.config.listeners import Account, Connections, Mode, OwnSocket, SocketPath
+from keyd.config.section import Section
 from keyd.config.tcp import Tcp
+from keyd.core import runner
 from keyd.core.jwks import AlgStyle
 from keyd.core.model import KidFormat
 from keyd.core.profile import Profile
-from keyd.core.runner import Limits
 from keyd.log import Format, Level
 
 
@@ -139,14 +141,14 @@ ProfileSection = _profile_section()
 class BackendLimits(Section):
     """The fields of ``[backends.NAME]`` that bound the calls of any backend. Durations in seconds."""
 
-    timeout: Annotated[Duration, Field(ge=0.05, le=300)] = Limits.timeout
-    admin_timeout: Annotated[Duration, Field(ge=0.05, le=3600)] = Limits.admin_timeout
-    threads: Annotated[int, Field(ge=1, le=256)] = Limits.threads
-    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = Limits.max_waiting
+    timeout: Annotated[Duration, Field(ge=0.05, le=300)] = runner.Limits.timeout
+    admin_timeout: Annotated[Duration, Field(ge=0.05, le=3600)] = runner.Limits.admin_timeout
+    threads: Annotated[int, Field(ge=1, le=256)] = runner.Limits.threads
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = runner.Limits.max_waiting
 
-    def to_limits(self) -> Limits:
+    def to_limits(self) -> runner.Limits:
         """Return them as the core has them."""
-        return Limits(**dict(self))
+        return runner.Limits(**dict(self))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ class Config:
     Attributes:
         sockets: those that belong to one principal each, by name.
         tcp: listeners for callers on other machines, by name.
+        grants: by name, in the order of the file.
         profiles: the built-in ones and the file's, by name.
         backends: at least one, by name.
         first_run_allowed: there is no configuration file, so a backend may make what it lacks.
@@ -180,6 +183,9 @@ class Config:
     jwks: Jwks
     defaults: Defaults
     log: Log
+    limits: Limits
+    policy: PolicySection
+    grants: Mapping[str, GrantConfig]
     profiles: Mapping[str, Profile]
     backends: Mapping[str, BackendConfig]
     first_run_allowed: bool

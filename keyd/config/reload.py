@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keyd.config.listeners import Section
 from keyd.config.model import BackendConfig, Config
 from keyd.config.problems import Problem, dotted
+from keyd.config.section import Section
 
 
 def reload_conflicts(old: Config, new: Config) -> list[Problem]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keyd.config.durations import text
 from keyd.config.model import Config
+from keyd.config.section import Section
 from keyd.core.profile import BUILT_IN
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -23,6 +24,9 @@ def render(config: Config) -> str:
     ]
     tables += [_table(("sockets", name), own) for name, own in sorted(config.sockets.items())]
     tables += [_table(("tcp", name), listener) for name, listener in sorted(config.tcp.items())]
+    tables.append(_table(("limits",), _rates(config.limits)))
+    tables.append(_table(("policy",), config.policy))
+    tables += [_table(("grants", name), _rates(grant.section)) for name, grant in config.grants.items()]
     for name, profile in sorted(config.profiles.items()):
         if name not in BUILT_IN:
             fields = [(field.name, getattr(profile, field.name)) for field in dataclasses.fields(profile) if field.name != "name"]
@@ -34,6 +38,16 @@ def render(config: Config) -> str:
         # The seconds of a backend's own floats are its own affair.
         tables.append(lines + _fields(options.items(), durations=False))
     return "\n".join(tables)
+
+
+class _Number(float):
+    """A float that is no duration."""
+
+
+def _rates(section: Section) -> Iterable[tuple[str, object]]:
+    """Return the fields of a section whose ``rate`` is a number per second."""
+    fields = section.model_dump(exclude_none=True)
+    return [(name, _Number(value) if name == "rate" else value) for name, value in fields.items()]
 
 
 def _table(where: tuple[str, ...], fields: Iterable[tuple[str, object]]) -> str:
@@ -57,6 +71,8 @@ def _value(value: object, *, durations: bool) -> str:
     match value:
         case bool():
             return "true" if value else "false"
+        case _Number():
+            return f"{value:.17g}"
         case float() if durations:
             return json.dumps(text(value))
         case int() | float():
@@ -69,7 +85,7 @@ def _value(value: object, *, durations: bool) -> str:
             items = ", ".join(f"{_key(key)} = {_value(item, durations=durations)}" for key, item in value.items())
             return f"{{ {items} }}" if items else "{}"
         case frozenset() | set():
-            return _value(sorted(value), durations=durations)
+            return "[" + ", ".join(sorted(_value(item, durations=durations) for item in value)) + "]"
         case list() | tuple():
             return "[" + ", ".join(_value(item, durations=durations) for item in value) + "]"
         case _:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from keyd.config.addresses import AbsolutePath, Listen, split_listen
 from keyd.config.durations import Duration
-from keyd.config.listeners import Section
+from keyd.config.section import Section
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}", re.ASCII)
 

@@ -357,10 +357,14 @@ class Keyring:
         view = self.snapshot.get(version.key)
         self._show(view.key, [replace(view.version(version.version).record, handle=None)])
 
-    def _swap(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def wake(self) -> None:
+        """Let those who wait for a change look again, for something else has changed that they depend on."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _swap(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.wake()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, R]) -> R:

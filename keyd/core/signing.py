@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from keyd.core import jws, signature_base
+from keyd.core.decision import Decision
 from keyd.core.errors import KeyIdError, KeyStateError, PurposeError, SizeError
+from keyd.core.guard import Guard, finish
 from keyd.core.keyring import Keyring
 from keyd.core.model import Key, KeyVersion, Purpose
+from keyd.core.policy import Rule, decide
+from keyd.core.principal import Principal
 from keyd.core.profile import Profile, check_base, check_jws
+from keyd.core.signing_request import SigningRequest, audience_of, authority_of, issuer_of, path_of
 from keyd.core.snapshot import KeyView, VersionView
 
 MAX_MESSAGE_BYTES = 65536
@@ -34,14 +41,22 @@ class Signed:
 
 
 class Signer:
-    """Signs by the rules of each key's profile."""
+    """Signs by the policy, and by the rules of each key's profile. Leaves one record of each request, signed or refused."""
 
-    def __init__(self, keyring: Keyring, profiles: Mapping[str, Profile]) -> None:
+    def __init__(self, keyring: Keyring, profiles: Mapping[str, Profile], guard: Guard) -> None:
         self._keyring = keyring
+        self._guard = guard
         self.profiles = profiles
 
     async def sign(
-        self, name: str, kind: InputKind, data: bytes, kid: str | None = None, *, within: float | None = None
+        self,
+        principal: Principal,
+        name: str,
+        kind: InputKind,
+        data: bytes,
+        kid: str | None = None,
+        *,
+        within: float | None = None,
     ) -> Signed:
         """Sign ``data`` with the version that ``kid`` or the input itself names, else with the active one.
 
@@ -50,20 +65,27 @@ class Signer:
         Raises:
             KeydError: a subclass says why the input is not signed.
         """
-        view, now = self._keyring.snapshot.get(name), self._keyring.clock.now()
-        if kind is InputKind.SIGNATURE_BASE:
-            version = self._check_base(view, data, kid, now)
-        elif kind is InputKind.JWS_SIGNING_INPUT:
-            version = self._check_jws(view, data, kid, now)
-        else:
-            _need(view.key, Purpose.RAW, kind)
-            if len(data) > MAX_MESSAGE_BYTES:
-                raise SizeError(f"a message has at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}")
-            version = view.signer(kid, now)
-        return await self._signed(view, version, data, within)
+        decision = self._guard.decision(principal, "sign", name)
+        decision.digest = hashlib.sha256(data).digest()
+        try:
+            rules = self._guard.policy.rights(principal).sign(name)
+            view, now = self._keyring.snapshot.get(name), decision.at
+            if kind is InputKind.SIGNATURE_BASE:
+                version, request = self._check_base(decision, view, data, kid, now)
+            elif kind is InputKind.JWS_SIGNING_INPUT:
+                version, request = self._check_jws(decision, view, data, kid, now)
+            else:
+                version, request = self._check_message(decision, view, data, kid, now)
+            signed = await self._signed(decision, rules, request, view, version, data, within)
+        except BaseException as exc:
+            await finish(self._guard.record_refusal(decision, exc))
+            raise
+        await finish(self._guard.record(decision))
+        return signed
 
     async def sign_jwt(
         self,
+        principal: Principal,
         name: str,
         claims: str,
         *,
@@ -73,22 +95,64 @@ class Signer:
         within: float | None = None,
     ) -> tuple[str, Signed]:
         """Build the header for ``claims`` (a JSON object), sign, and return the compact JWT. Raises as :meth:`sign`."""
-        view, now = self._keyring.snapshot.get(name), self._keyring.clock.now()
-        _need(view.key, Purpose.JWT, InputKind.JWS_SIGNING_INPUT)
-        version = view.signer(kid, now)
-        data = jws.build(claims, typ=typ, kid=version.record.kid, algorithm=view.key.algorithm, now=now, lifetime=lifetime)
-        version = self._check_jws(view, data, version.record.kid, now)
-        signed = await self._signed(view, version, data, within)
+        decision = self._guard.decision(principal, "sign", name)
+        try:
+            rules = self._guard.policy.rights(principal).sign(name)
+            view, now = self._keyring.snapshot.get(name), decision.at
+            _need(view.key, Purpose.JWT, InputKind.JWS_SIGNING_INPUT)
+            version = view.signer(kid, now)
+            data = jws.build(claims, typ=typ, kid=version.record.kid, algorithm=view.key.algorithm, now=now, lifetime=lifetime)
+            decision.digest = hashlib.sha256(data).digest()
+            version, request = self._check_jws(decision, view, data, version.record.kid, now)
+            signed = await self._signed(decision, rules, request, view, version, data, within)
+        except BaseException as exc:
+            await finish(self._guard.record_refusal(decision, exc))
+            raise
+        await finish(self._guard.record(decision))
         return f"{data.decode()}.{jws.b64url(signed.signature)}", signed
 
-    async def _signed(self, view: KeyView, version: VersionView, data: bytes, within: float | None) -> Signed:
-        signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, data, within)
+    async def _signed(
+        self,
+        decision: Decision,
+        rules: Iterable[Rule],
+        request: SigningRequest,
+        view: KeyView,
+        version: VersionView,
+        data: bytes,
+        within: float | None,
+    ) -> Signed:
+        principal, turns = decision.principal, self._guard.turns
+        decision.kid, decision.version = version.record.kid, version.record.version
+        decision.grant = decide(rules, request, self._guard.taker(principal)).name
+        began = time.monotonic()
+        await turns.take(principal.identity, self._guard.policy.allowance.max_signatures, within)
+        try:
+            left = None if within is None else max(0.001, within - (time.monotonic() - began))
+            signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, data, left)
+        finally:
+            turns.give_back(principal.identity)
         return Signed(signature, view.key, version.record)
 
-    def _check_base(self, view: KeyView, data: bytes, kid: str | None, now: float) -> VersionView:
+    def _check_message(
+        self, decision: Decision, view: KeyView, data: bytes, kid: str | None, now: float
+    ) -> tuple[VersionView, SigningRequest]:
+        decision.purpose = Purpose.RAW.value
+        _need(view.key, Purpose.RAW, InputKind.MESSAGE)
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise SizeError(f"a message has at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}")
+        return view.signer(kid, now), SigningRequest(Purpose.RAW, view.key.profile, now)
+
+    def _check_base(
+        self, decision: Decision, view: KeyView, data: bytes, kid: str | None, now: float
+    ) -> tuple[VersionView, SigningRequest]:
         base = signature_base.parse(data)
         directory = base.tag == signature_base.DIRECTORY_TAG
-        _need(view.key, Purpose.DIRECTORY if directory else Purpose.HTTP, InputKind.SIGNATURE_BASE)
+        purpose = Purpose.DIRECTORY if directory else Purpose.HTTP
+        request = SigningRequest(purpose, view.key.profile, now, base=base)
+        decision.purpose, decision.created = purpose.value, base.created
+        covered = request.covered
+        decision.method, decision.authority, decision.path = covered.get("@method"), authority_of(covered), path_of(covered)
+        _need(view.key, purpose, InputKind.SIGNATURE_BASE)
         version = self._version(view, base.keyid, kid, now)
         check_base(
             base,
@@ -98,10 +162,14 @@ class Signer:
             not_after=version.record.timeline.publication_ends(now, view.key.lifecycle),
             directory=directory,
         )
-        return version
+        return version, request
 
-    def _check_jws(self, view: KeyView, data: bytes, kid: str | None, now: float) -> VersionView:
+    def _check_jws(
+        self, decision: Decision, view: KeyView, data: bytes, kid: str | None, now: float
+    ) -> tuple[VersionView, SigningRequest]:
+        decision.purpose = Purpose.JWT.value
         parsed = jws.parse(data)
+        decision.typ, decision.issuer, decision.audience = parsed.typ, issuer_of(parsed), audience_of(parsed)
         _need(view.key, Purpose.JWT, InputKind.JWS_SIGNING_INPUT)
         version = self._version(view, parsed.kid, kid, now)
         check_jws(
@@ -111,7 +179,7 @@ class Signer:
             now=now,
             not_after=version.record.timeline.publication_ends(now, view.key.lifecycle),
         )
-        return version
+        return version, SigningRequest(Purpose.JWT, view.key.profile, now, token=parsed)
 
     def _version(self, view: KeyView, named: str | None, kid: str | None, now: float) -> VersionView:
         """Return the version that shall sign an input which names ``named``, asked for as ``kid``."""

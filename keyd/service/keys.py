@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from backends.api import Algorithm
 from keyd.core import material
 from keyd.core.errors import InvalidArgumentError
+from keyd.core.guard import Guard
 from keyd.core.keyring import Change, Keyring
 from keyd.core.model import KidFormat
 from keyd.core.timeline import LifecyclePolicy
@@ -32,9 +33,10 @@ class Defaults:
 class KeyService:
     """Makes keys and moves them through their lifecycle."""
 
-    def __init__(self, keyring: Keyring, defaults: Defaults) -> None:
+    def __init__(self, keyring: Keyring, defaults: Defaults, guard: Guard) -> None:
         self._keyring = keyring
         self._defaults = defaults
+        self._guard = guard
 
     async def create_key(self, request: pb.CreateKeyRequest, call: Call) -> pb.CreateKeyResponse:
         """Make a key and its first version."""
@@ -65,11 +67,12 @@ class KeyService:
         return pb.AdoptKeyResponse(key=self._key(change), warnings=change.warnings)
 
     async def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
-        """List keys by name; the page token is the last name of the page before."""
+        """List the keys for which the caller has a grant, by name; the page token is the last name of the page before."""
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidArgumentError(f"page_size is 0 to {MAX_PAGE}")
         now, size = self._keyring.clock.now(), request.page_size or MAX_PAGE
-        names = [name for name in self._keyring.snapshot.keys if name > request.page_token]
+        rights = self._guard.policy.rights(call.principal)
+        names = [name for name in self._keyring.snapshot.keys if name > request.page_token and rights.know(name)]
         page = [self._keyring.snapshot.keys[name] for name in names[:size]]
         token = page[-1].key.name if len(names) > size else ""
         return pb.ListKeysResponse(keys=[convert.key(view, now) for view in page], next_page_token=token)

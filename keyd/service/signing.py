@@ -10,10 +10,12 @@ from math import isinf
 from google.protobuf.message import Message
 
 from keyd.core import jwks
-from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
+from keyd.core.errors import InvalidArgumentError, KeydError, RateError, SizeError
+from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.service import convert
+from keyd.service.admission import charge, hold_back
 from keyd.service.call import Call
 from keyd.service.status import to_sign_error
 from keyd.v1 import signing_service_pb2 as pb
@@ -40,10 +42,11 @@ class Publication:
 class SigningService:
     """Signs what agents send and tells them what they must know to send it."""
 
-    def __init__(self, keyring: Keyring, signer: Signer, publication: Publication) -> None:
+    def __init__(self, keyring: Keyring, signer: Signer, publication: Publication, guard: Guard) -> None:
         self._keyring = keyring
         self._signer = signer
         self._publication = publication
+        self._guard = guard
 
     async def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
         """Sign one input."""
@@ -52,14 +55,16 @@ class SigningService:
             raise InvalidArgumentError("set one of signature_base, jws_signing_input and message")
         data: bytes = getattr(request, field)
         return _response(
-            await self._signer.sign(request.key, _KINDS[field], data, request.kid or None, within=call.seconds_left())
+            await self._signer.sign(
+                call.principal, request.key, _KINDS[field], data, request.kid or None, within=call.seconds_left()
+            )
         )
 
     async def sign_batch(self, request: pb.SignBatchRequest, call: Call) -> pb.SignBatchResponse:
         """Sign many inputs; one result each."""
         if not 1 <= len(request.requests) <= MAX_BATCH:
             raise SizeError(f"a batch has 1 to {MAX_BATCH} requests, got {len(request.requests)}")
-        results = await asyncio.gather(*(self._result(single, call) for single in request.requests))
+        results = await asyncio.gather(*(self._result(single, call, charged=True) for single in request.requests))
         return pb.SignBatchResponse(results=results)
 
     async def sign_stream(
@@ -72,7 +77,8 @@ class SigningService:
 
         async def answer(request: pb.SignStreamRequest) -> None:
             try:
-                await ready.put(pb.SignStreamResponse(id=request.id, result=await self._result(request.request, call)))
+                result = await self._result(request.request, call, charged=False)
+                await ready.put(pb.SignStreamResponse(id=request.id, result=result))
             finally:
                 window.release()
 
@@ -96,16 +102,25 @@ class SigningService:
         """Build and sign a JWT."""
         lifetime = convert.seconds(request.lifetime, "lifetime") if request.HasField("lifetime") else None
         token, signed = await self._signer.sign_jwt(
-            request.key, request.claims, typ=request.typ, kid=request.kid or None, lifetime=lifetime, within=call.seconds_left()
+            call.principal,
+            request.key,
+            request.claims,
+            typ=request.typ,
+            kid=request.kid or None,
+            lifetime=lifetime,
+            within=call.seconds_left(),
         )
         return pb.SignJWTResponse(token=token, kid=signed.version.kid, version=signed.version.version)
 
     async def get_key(self, request: pb.GetKeyRequest, call: Call) -> pb.GetKeyResponse:
-        """Return what an agent must know of a key."""
+        """Return what an agent must know of a key. Any grant for the key will do."""
+        self._guard.policy.rights(call.principal).need(request.key)
         return convert.agents_key(self._keyring.snapshot.get(request.key), self._keyring.clock.now())
 
     async def get_jwks(self, request: pb.GetJWKSRequest, call: Call) -> pb.GetJWKSResponse:
-        """Return the JWK Set as the JWKS endpoint serves it."""
+        """Return the JWK Set as the JWKS endpoint serves it. That of all keys is public; that of one needs a grant for the key."""
+        if request.key:
+            self._guard.policy.rights(call.principal).need(request.key)
         document = jwks.render(
             self._keyring.snapshot,
             self._keyring.clock.now(),
@@ -116,27 +131,37 @@ class SigningService:
         return pb.GetJWKSResponse(document=document.body, etag=document.etag, max_age=convert.duration(document.max_age))
 
     async def watch_keys(self, request: pb.WatchKeysRequest, call: Call) -> AsyncIterator[pb.WatchKeysResponse]:
-        """Send each watched key now and whenever it changes, by an operator's call or by the clock."""
+        """Send each watched key now and whenever it changes, by an operator's call or by the clock.
+
+        It ends with the caller's grants: a reload that takes one away ends it with GrantError.
+        """
         names = list(dict.fromkeys(request.keys))
         if not 1 <= len(names) <= MAX_WATCHED:
             raise SizeError(f"1 to {MAX_WATCHED} keys can be watched in one call, got {len(names)}")
         sent: dict[str, Message] = {}
         while True:
-            now, snapshot = self._keyring.clock.now(), self._keyring.snapshot
+            now, snapshot, policy = self._keyring.clock.now(), self._keyring.snapshot, self._guard.policy
+            for name in names:
+                policy.rights(call.principal).need(name)
             views = [snapshot.get(name) for name in names]
             for view in views:
                 state = convert.agents_key(view, now)
                 if sent.get(view.key.name) != state:
                     sent[view.key.name] = state
                     yield pb.WatchKeysResponse(key=state)
-            if self._keyring.snapshot is snapshot:
+            if self._keyring.snapshot is snapshot and self._guard.policy is policy:
                 change = min(view.next_change(now) for view in views)
                 await self._keyring.changed(None if isinf(change) else max(0.001, change - now))
 
-    async def _result(self, request: pb.SignRequest, call: Call) -> pb.SignResult:
+    async def _result(self, request: pb.SignRequest, call: Call, *, charged: bool) -> pb.SignResult:
+        """Sign one of many. Those of a batch were ``charged`` together when the call came, those of a stream are one by one."""
         try:
+            if not charged:
+                await charge(self._guard, call, "sign")
             return pb.SignResult(response=await self.sign(request, call))
         except KeydError as exc:
+            if isinstance(exc, RateError):
+                hold_back(call, exc)
             return pb.SignResult(error=to_sign_error(exc))
 
 

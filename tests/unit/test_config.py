@@ -14,8 +14,11 @@ from backends.api import Algorithm
 from backends.secrets import SecretRef
 from keyd import config, plugins
 from keyd.config import ConfigError, durations, loader, places
+from keyd.core.grants import GROUPS
 from keyd.core.model import KidFormat
+from keyd.core.policy import Allowance
 from keyd.core.profile import BUILT_IN, Profile
+from keyd.core.rates import Rate
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "tests" / "configs"
@@ -84,6 +87,12 @@ def test_every_field_arrives():
     assert gateway.max_created_age is None
     assert gateway.max_jwt_lifetime == 7 * 86400.0
     assert gateway.jwt_types == frozenset()
+    assert loaded.limits.to_allowance() == Allowance(Rate(200, 400), 10, 4)
+    assert (loaded.policy.operations, loaded.policy.approval_window) == ({"destroy_version", "compromise_version"}, 600)
+    grant = loaded.grants["shop-agent"].grant
+    assert (grant.principals[0].uid, grant.principals[0].gid, len(grant.principals)) == (0, 0, 7)
+    assert (grant.rate, grant.max_jwt_lifetime, grant.jwt_types) == (Rate(0.5, 10), 300, {"jwt"})
+    assert loaded.grants["operators"].grant.operations == GROUPS["read"] | {"rotate_key"}
     assert loaded.backends["main"].type == "file"
     assert loaded.backends["main"].options.model_dump()["kek"]["file"] == Path("/etc/keyd/kek")
     assert not loaded.first_run_allowed
@@ -324,6 +333,10 @@ def _models() -> list[type[BaseModel]]:
         config.Defaults,
         config.Log,
         config.ProfileSection,
+        config.GrantSection,
+        config.PrincipalSection,
+        config.Limits,
+        config.PolicySection,
         SecretRef,
         plugins.load("file").Config,
     ]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from support import FakeClock
+
+from keyd.core.guard import Guard
+from keyd.core.policy import Policy
 from keyd.core.principal import Principal
 from keyd.core.signing import Signed
 from keyd.service.call import Call, Caller
@@ -24,7 +28,7 @@ class HungSigner:
 
 async def test_a_client_that_goes_away_leaves_no_tasks() -> None:
     signer = HungSigner()
-    service = SigningService(None, signer, Publication(300, "jose"))  # type: ignore[arg-type]
+    service = SigningService(None, signer, Publication(300, "jose"), Guard(Policy(), FakeClock()))  # type: ignore[arg-type]
 
     async def requests() -> AsyncIterator[pb.SignStreamRequest]:
         for number in range(5):

@@ -1,0 +1,123 @@
+"""The guard: what every call goes through before and after the work itself. Rates, turns, grants, and the record of it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from keyd.core.approvals import Approvals
+from keyd.core.clock import Clock
+from keyd.core.decision import Audit, Decision, NoAudit
+from keyd.core.errors import KeydError, OverloadedError, RateError
+from keyd.core.grants import Grant
+from keyd.core.policy import Policy, over_rate
+from keyd.core.principal import Principal
+from keyd.core.rates import Rates, Refusals
+from keyd.core.turns import Turns
+
+_LONGEST_NAME = 63
+
+
+class Guard:
+    """Holds the policy, and what callers have used up of it.
+
+    Attributes:
+        policy: a reload replaces it; what is under way goes on by the old one.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        clock: Clock,
+        audit: Audit | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self.clock = clock
+        self.approvals = Approvals(clock)
+        self.turns = Turns()
+        self._audit = audit or NoAudit()
+        self._rates = Rates(monotonic)
+        self._refusals = Refusals(monotonic)
+        self._calls: dict[str, int] = {}
+
+    def over_rate(self, principal: Principal, cost: int = 1) -> float:
+        """Take ``cost`` from what the principal may ask in all and return 0, or return the seconds until it is there."""
+        return self._rates.take(("", principal.identity), self.policy.allowance.rate, cost)
+
+    async def refuse_rate(self, principal: Principal, operation: str, wait: float) -> NoReturn:
+        """Refuse a call before anything of it is looked at. ``wait`` is in seconds.
+
+        Raises:
+            RateError: it is over the rate of the principal.
+            AuditError: and that cannot be recorded.
+        """
+        error = over_rate(wait, "this caller")
+        await finish(self.record_refusal(self.decision(principal, operation), error))
+        raise error
+
+    def begin_call(self, principal: Principal) -> None:
+        """Count a call that begins; :meth:`end_call` has to follow. Raises OverloadedError when too many are under way."""
+        count, limit = self._calls.get(principal.identity, 0), self.policy.allowance.max_calls
+        if count >= limit:
+            raise OverloadedError(
+                f"this caller has {count} calls and streams under way, as many as it may; end some of them first"
+            )
+        self._calls[principal.identity] = count + 1
+
+    def end_call(self, principal: Principal) -> None:
+        """Count a call that ends."""
+        left = self._calls[principal.identity] - 1
+        if left:
+            self._calls[principal.identity] = left
+        else:
+            del self._calls[principal.identity]
+
+    def taker(self, principal: Principal) -> Callable[[Grant], float]:
+        """Return what takes a token of a grant for ``principal``; see :func:`keyd.core.policy.decide`."""
+
+        def take(grant: Grant) -> float:
+            return 0.0 if grant.rate is None else self._rates.take((grant.name, principal.identity), grant.rate)
+
+        return take
+
+    def decision(self, principal: Principal, operation: str, key: str | None = None) -> Decision:
+        """Begin the record of a request; ``latency`` holds the moment until the record is written."""
+        if key is not None and len(key) > _LONGEST_NAME:
+            key = f"{key[:_LONGEST_NAME]}..."
+        return Decision(principal, operation, self.clock.now(), key, latency=time.perf_counter())
+
+    def record(self, decision: Decision) -> Awaitable[None] | None:
+        """Write the record; see :meth:`keyd.core.decision.Audit.write`. Raises AuditError."""
+        decision.latency = time.perf_counter() - decision.latency
+        return self._audit.write(decision)
+
+    def record_refusal(self, decision: Decision, error: BaseException) -> Awaitable[None] | None:
+        """Write the record of a request that comes to nothing. Raises AuditError."""
+        if isinstance(error, RateError):
+            return self._record_rate(decision, error)
+        if isinstance(error, KeydError):
+            decision.reason, decision.detail = error.reason, str(error)
+        elif isinstance(error, Exception):
+            decision.reason, decision.detail = KeydError.reason, "unexpected error"
+        else:
+            decision.reason, decision.detail = "CANCELLED", "the caller went away"
+        decision.grant = decision.grant or (error.metadata.get("grant") if isinstance(error, KeydError) else None)
+        return self.record(decision)
+
+    def _record_rate(self, decision: Decision, error: RateError) -> Awaitable[None] | None:
+        """Write one record a second and principal, at most."""
+        count = self._refusals.to_report(decision.principal.identity)
+        if not count:
+            return None
+        decision.reason, decision.grant = error.reason, error.metadata.get("grant")
+        decision.detail = f"{error}; {count} refused so since the last record of it"
+        return self.record(decision)
+
+
+async def finish(writing: Awaitable[None] | None) -> None:
+    """Wait for what :meth:`Guard.record` returned."""
+    if writing is not None:
+        await writing

@@ -1,0 +1,79 @@
+"""Admission: what each call of any service passes first, before anything of it is looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from keyd.core.errors import RateError
+from keyd.core.guard import Guard
+from keyd.service.call import Call
+
+#: A connection is held back for that long at most, in seconds; then its rate is asked again.
+LONGEST_HOLD = 1.0
+
+
+def admitted(descriptor: ServiceDescriptor, implementation: object, guard: Guard) -> object:
+    """Return the service with its calls counted and held to the rate of who makes them; see :class:`keyd.core.guard.Guard`."""
+    return SimpleNamespace(**{name: _admitted(method, name, implementation, guard) for method, name in methods(descriptor)})
+
+
+def methods(descriptor: ServiceDescriptor) -> list[tuple[MethodDescriptor, str]]:
+    """Return the methods of a service, each with the name that its function has: ``SignBatch`` is ``sign_batch``."""
+    return [(method, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method.name).lower()) for method in descriptor.methods]
+
+
+def hold_back(call: Call, error: RateError) -> None:
+    """Stop reading from who sends too much, so that it waits at its own end."""
+    call.caller.hold_back(min(LONGEST_HOLD, float(error.metadata["retry_after"])))
+
+
+async def charge(guard: Guard, call: Call, operation: str, cost: int = 1) -> None:
+    """Take ``cost`` from what the caller may ask. Raises RateError."""
+    wait = guard.over_rate(call.principal, cost)
+    if wait:
+        await guard.refuse_rate(call.principal, operation, wait)
+
+
+def _admitted(method: MethodDescriptor, name: str, implementation: object, guard: Guard) -> Callable[..., Any]:
+    function = getattr(implementation, name)
+    return _streaming(function, name, guard) if method.server_streaming else _unary(function, name, guard)
+
+
+def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..., Any]:
+    async def serve(request: Any, call: Call) -> Any:
+        guard.begin_call(call.principal)
+        try:
+            await charge(guard, call, name, len(request.requests) if name == "sign_batch" else 1)
+            return await function(request, call)
+        except RateError as exc:
+            hold_back(call, exc)
+            raise
+        finally:
+            guard.end_call(call.principal)
+
+    return serve
+
+
+def _streaming(function: Callable[..., AsyncIterator[Any]], name: str, guard: Guard) -> Callable[..., AsyncIterator[Any]]:
+    async def serve(request: Any, call: Call) -> AsyncIterator[Any]:
+        guard.begin_call(call.principal)
+        try:
+            await charge(guard, call, name)
+            answers = function(request, call)
+            try:
+                async for response in answers:
+                    yield response
+            finally:
+                await answers.aclose()  # type: ignore[attr-defined]  # each is an async generator
+        except RateError as exc:
+            hold_back(call, exc)
+            raise
+        finally:
+            guard.end_call(call.principal)
+
+    return serve

@@ -1,0 +1,90 @@
+"""Operators' calls: each needs a grant, some need a second operator, and each leaves a record before and after."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from keyd.core.guard import Guard, finish
+from keyd.service.admission import methods
+from keyd.service.call import Call
+
+
+def for_operators(descriptor: ServiceDescriptor, implementation: object, guard: Guard) -> object:
+    """Return the service with every call of it checked and recorded.
+
+    The first record says who may do what, or why not, and is written before anything is done. The second says how it ended.
+    """
+    return SimpleNamespace(**{name: _guarded(method, name, implementation, guard) for method, name in methods(descriptor)})
+
+
+def _guarded(method: MethodDescriptor, name: str, implementation: object, guard: Guard) -> Callable[..., Any]:
+    function = getattr(implementation, name)
+    return _streaming(function, name, guard) if method.server_streaming else _unary(function, name, guard)
+
+
+def _unary(function: Callable[..., Any], operation: str, guard: Guard) -> Callable[..., Any]:
+    async def serve(request: Message, call: Call) -> Any:
+        await _decide(request, call, operation, guard)
+        outcome = guard.decision(call.principal, operation, _key(request))
+        try:
+            response = await function(request, call)
+        except BaseException as exc:
+            await finish(guard.record_refusal(outcome, exc))
+            raise
+        outcome.version = _version(request, response)
+        outcome.detail = f"done{_told(outcome.version)}"
+        await finish(guard.record(outcome))
+        return response
+
+    return serve
+
+
+def _streaming(function: Callable[..., AsyncIterator[Any]], operation: str, guard: Guard) -> Callable[..., AsyncIterator[Any]]:
+    async def serve(request: Message, call: Call) -> AsyncIterator[Any]:
+        await _decide(request, call, operation, guard)
+        async for response in function(request, call):
+            yield response
+
+    return serve
+
+
+async def _decide(request: Message, call: Call, operation: str, guard: Guard) -> None:
+    principal, policy, key = call.principal, guard.policy, _key(request)
+    decision = guard.decision(principal, operation, key)
+    decision.version = _version(request, None)
+    decision.detail = "asked for"
+    try:
+        decision.grant = policy.rights(principal).operate(operation, key).name
+        if operation in policy.dual_control:
+            digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+            first = guard.approvals.approve(operation, digest, principal, policy.approval_window)
+            decision.detail = f"asked for, as {first} did before"
+    except BaseException as exc:
+        await finish(guard.record_refusal(decision, exc))
+        raise
+    await finish(guard.record(decision))
+
+
+def _key(request: Message) -> str | None:
+    """Return the name of the key that a request is about; None when it is about none."""
+    fields = request.DESCRIPTOR.fields_by_name
+    holder: Any = getattr(request, "spec") if "spec" in fields else request  # noqa: B009 - not every message has one
+    return str(holder.name) if "name" in holder.DESCRIPTOR.fields_by_name else None
+
+
+def _version(request: Any, response: Any) -> int | None:
+    """Return the number of the version that a call was about, or has made."""
+    for message in (request, response):
+        if message is not None and "version" in message.DESCRIPTOR.fields_by_name:
+            return int(message.version)
+    return None
+
+
+def _told(version: int | None) -> str:
+    return "" if version is None else f", version {version}"
