@@ -25,7 +25,6 @@ from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
-from keyd.core.policy import Policy
 from keyd.core.profile import BUILT_IN
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
@@ -72,7 +71,7 @@ class Daemon:
         self.keyring.profiles = frozenset(profiles)
         self.keyring.served_max_age = config.jwks.max_age
         self.signer.profiles = profiles
-        self.guard.policy = _policy(config)
+        self.guard.policy = configuration.policy(config, owners={0, os.geteuid()})
         self.publication.max_age, self.publication.alg_style = config.jwks.max_age, config.jwks.alg
         new = _defaults(config)
         for name in Defaults.__slots__:
@@ -135,7 +134,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     keyring = Keyring(store, runners, clock, served_max_age=config.jwks.max_age)
     await keyring.start()
 
-    guard = Guard(_policy(config), clock)
+    guard = Guard(configuration.policy(config, owners={0, os.geteuid()}), clock)
     signer = Signer(keyring, {}, guard)
     publication = Publication(config.jwks.max_age, config.jwks.alg)
 
@@ -190,16 +189,6 @@ def _services(
     """Return the services as they are served: nothing reaches one but through the guard."""
     checked = {descriptor: for_operators(descriptor, service, guard) for descriptor, service in operators.items()}
     return {descriptor: admitted(descriptor, service, guard) for descriptor, service in {**agents, **checked}.items()}
-
-
-def _policy(config: Config) -> Policy:
-    return Policy(
-        [grant.grant for grant in config.grants.values()],
-        owners={0, os.geteuid()},
-        allowance=config.limits.to_allowance(),
-        dual_control=config.policy.operations,
-        approval_window=config.policy.approval_window,
-    )
 
 
 def _open_backends(config: Config, stack: AsyncExitStack) -> dict[str, BackendRunner]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from keyd import __version__
-from keyd.cli import backend, completion, config, jwks, key, key_adopt, key_import, request, serve, sign
+from keyd.cli import backend, completion, config, jwks, key, key_adopt, key_import, policy, request, serve, sign
 from keyd.cli.options import DURATION, Connection
 from keyd.cli.root import Root
 
@@ -60,6 +60,7 @@ cli.add_command(sign.jwt)
 cli.add_command(jwks.jwks)
 cli.add_command(request.request)
 cli.add_command(config.config)
+cli.add_command(policy.policy)
 cli.add_command(completion.completion)
 
 

@@ -4,6 +4,7 @@ from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection,
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.loader import DEFAULT_PATH, find, load
 from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
+from keyd.config.policy import policy
 from keyd.config.problems import ConfigError, Problem
 from keyd.config.reload import reload_conflicts
 from keyd.config.render import render
@@ -33,4 +34,5 @@ __all__ = [
     "load",
     "render",
     "reload_conflicts",
+    "policy",
 ]

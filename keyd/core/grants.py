@@ -24,6 +24,7 @@ GROUPS: Mapping[str, frozenset[str]] = MappingProxyType(
     }
 )
 OPERATIONS = frozenset().union(*GROUPS.values())
+_LONGEST_NAME = 255
 _PROVED_BY_KERNEL = ("uid", "gid", "executable", "cgroup", "unit", "user_unit", "container")
 
 
@@ -157,6 +158,8 @@ class Grant:
 
     def has_key(self, name: str) -> bool:
         """Say whether one of the globs matches."""
+        if len(name) > _LONGEST_NAME:  # no key has such a name; "*" lets it on, to be told so
+            return "*" in self.keys
         return any(matches(name) for matches in self._key_matchers)
 
     def has_principal(self, principal: Principal) -> bool:
@@ -169,13 +172,15 @@ class Grant:
 
     def allows_path(self, path: str) -> bool:
         """Say whether a path begins with one of the prefixes, in whole segments. Odd paths are for the caller to refuse."""
-        return self.paths is None or any(
-            path == prefix or path.startswith(prefix if prefix.endswith("/") else f"{prefix}/") for prefix in self.paths
-        )
+        return self.paths is None or path.startswith(self._path_prefixes) or path in self.paths
 
     @cached_property
     def _key_matchers(self) -> tuple[globs.Matcher, ...]:
         return tuple(globs.matcher(glob) for glob in self.keys)
+
+    @cached_property
+    def _path_prefixes(self) -> tuple[str, ...]:
+        return tuple(path if path.endswith("/") else f"{path}/" for path in self.paths or ())
 
     @cached_property
     def _authorities(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import NoReturn
 from keyd.core.approvals import Approvals
 from keyd.core.clock import Clock
 from keyd.core.decision import Audit, Decision, NoAudit
-from keyd.core.errors import KeydError, OverloadedError, RateError
+from keyd.core.errors import AuditError, KeydError, OverloadedError, RateError
 from keyd.core.grants import Grant
 from keyd.core.policy import Policy, over_rate
 from keyd.core.principal import Principal
@@ -55,7 +55,7 @@ class Guard:
             AuditError: and that cannot be recorded.
         """
         error = over_rate(wait, "this caller")
-        await finish(self.record_refusal(self.decision(principal, operation), error))
+        await self.refuse(self.decision(principal, operation), error)
         raise error
 
     def begin_call(self, principal: Principal) -> None:
@@ -94,8 +94,19 @@ class Guard:
         decision.latency = time.perf_counter() - decision.latency
         return self._audit.write(decision)
 
-    def record_refusal(self, decision: Decision, error: BaseException) -> Awaitable[None] | None:
-        """Write the record of a request that comes to nothing. Raises AuditError."""
+    async def refuse(self, decision: Decision, error: BaseException) -> None:
+        """Write the record of a request that comes to nothing; ``error`` is for the caller to raise.
+
+        Raises:
+            AuditError: it cannot be recorded. Not for a caller that went away, whose task has to end as cancelled.
+        """
+        try:
+            await finish(self._refused(decision, error))
+        except AuditError:
+            if isinstance(error, Exception):
+                raise
+
+    def _refused(self, decision: Decision, error: BaseException) -> Awaitable[None] | None:
         if isinstance(error, RateError):
             return self._record_rate(decision, error)
         if isinstance(error, KeydError):

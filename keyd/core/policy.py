@@ -124,7 +124,7 @@ class Rights:
     def _for(self, key: str) -> tuple[Rule, ...]:
         found = self._by_key.get(key)
         if found is None:
-            found = tuple(rule for rule in self.rules if rule.grant.has_key(key)) if NAME.fullmatch(key) else ()
+            found = tuple(rule for rule in self.rules if rule.grant.has_key(key))
             if len(self._by_key) >= _MAX_CACHED:
                 self._by_key.clear()
             if len(key) <= 63:
@@ -161,16 +161,18 @@ class Policy:
         self.allowance = allowance or Allowance()
         self.dual_control = dual_control
         self.approval_window = approval_window
-        self._rights: dict[Principal, Rights] = {}
+        # By identity of the object, of which each connection has one: to hash a principal takes as long as all of the rest.
+        self._rights: dict[int, tuple[Principal, Rights]] = {}
 
     def rights(self, principal: Principal) -> Rights:
         """Return what a principal may do."""
-        rights = self._rights.get(principal)
-        if rights is None:
-            rights = Rights(principal, tuple(rule for rule in self.rules if rule.grant.has_principal(principal)))
-            if len(self._rights) >= _MAX_CACHED:
-                self._rights.clear()
-            self._rights[principal] = rights
+        found = self._rights.get(id(principal))
+        if found is not None:
+            return found[1]
+        rights = Rights(principal, tuple(rule for rule in self.rules if rule.grant.has_principal(principal)))
+        if len(self._rights) >= _MAX_CACHED:
+            self._rights.clear()
+        self._rights[id(principal)] = principal, rights  # it keeps the principal, so that its identity is not given to another
         return rights
 
 

@@ -78,7 +78,7 @@ class Signer:
                 version, request = self._check_message(decision, view, data, kid, now)
             signed = await self._signed(decision, rules, request, view, version, data, within)
         except BaseException as exc:
-            await finish(self._guard.record_refusal(decision, exc))
+            await self._guard.refuse(decision, exc)
             raise
         await finish(self._guard.record(decision))
         return signed
@@ -106,7 +106,7 @@ class Signer:
             version, request = self._check_jws(decision, view, data, version.record.kid, now)
             signed = await self._signed(decision, rules, request, view, version, data, within)
         except BaseException as exc:
-            await finish(self._guard.record_refusal(decision, exc))
+            await self._guard.refuse(decision, exc)
             raise
         await finish(self._guard.record(decision))
         return f"{data.decode()}.{jws.b64url(signed.signature)}", signed

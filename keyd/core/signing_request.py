@@ -11,7 +11,7 @@ from keyd.core.model import Purpose
 from keyd.core.signature_base import SignatureBase
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-_NO_PARAMS: Mapping[str, str | bool] = {}
+_OF_REQUEST: Mapping[str, str | bool] = MappingProxyType({"req": True})
 _LONGEST_PATH, _LONGEST_CLAIM, _MOST_AUDIENCES = 1024, 256, 16
 
 
@@ -46,8 +46,10 @@ class SigningRequest:
     def _derived(self) -> Mapping[str, str]:
         if self.base is None:
             return _NOTHING
-        params = {"req": True} if self.purpose is Purpose.DIRECTORY else _NO_PARAMS
-        return {name: value for name, given, value, _ in self.base.components if name[0] == "@" and given == params}
+        components = self.base.components
+        if self.purpose is Purpose.DIRECTORY:
+            return {c.name: c.value for c in components if c.name[0] == "@" and c.params == _OF_REQUEST}
+        return {name: value for name, params, value, _ in components if not params and name[0] == "@"}
 
 
 def authority_of(covered: Mapping[str, str]) -> str | None:

@@ -35,7 +35,7 @@ def _unary(function: Callable[..., Any], operation: str, guard: Guard) -> Callab
         try:
             response = await function(request, call)
         except BaseException as exc:
-            await finish(guard.record_refusal(outcome, exc))
+            await guard.refuse(outcome, exc)
             raise
         outcome.version = _version(request, response)
         outcome.detail = f"done{_told(outcome.version)}"
@@ -66,7 +66,7 @@ async def _decide(request: Message, call: Call, operation: str, guard: Guard) ->
             first = guard.approvals.approve(operation, digest, principal, policy.approval_window)
             decision.detail = f"asked for, as {first} did before"
     except BaseException as exc:
-        await finish(guard.record_refusal(decision, exc))
+        await guard.refuse(decision, exc)
         raise
     await finish(guard.record(decision))
 
