@@ -24,7 +24,7 @@ from keyd.core.signing_request import SigningRequest
 _NUMBERS = frozenset({"uid", "gid", "pid"})
 _TEXTS = frozenset({"executable", "cgroup", "unit", "user_unit", "container"})
 _LOOKUP_SECONDS = 1.0
-_KEYLESS = frozenset({"list_keys", "list_backends", "list_stored_keys", "read_audit"})
+_KEYLESS = frozenset({"list_keys", "list_backends", "list_stored_keys", "get_head"})
 
 
 @dataclass(frozen=True, slots=True)

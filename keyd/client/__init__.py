@@ -8,6 +8,7 @@ from keyd.client.admin import AdminClient
 from keyd.client.aio import AsyncClient
 from keyd.client.errors import (
     AlreadyExists,
+    ApprovalNeeded,
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
@@ -38,6 +39,7 @@ __all__ = [
     "InvalidRequest",
     "KeyInfo",
     "KeyStateError",
+    "ApprovalNeeded",
     "KeydClientError",
     "NotFound",
     "PermissionDenied",

@@ -73,12 +73,24 @@ class KeyStateError(KeydClientError):
         return self.metadata.get("active_kid") or None
 
 
+class ApprovalNeeded(KeydClientError):
+    """A second operator has to ask for the same; metadata has ``until`` and ``requested_by``."""
+
+
 class Unavailable(KeydClientError):
     """keyd, or the backend behind the key, cannot be reached."""
 
 
 class ResourceExhausted(KeydClientError):
     """A rate or size limit was met, or too much is under way. Worth a retry, later."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """In how many seconds the rate allows the next call; None when it is not about a rate."""
+        try:
+            return float(self.metadata["retry_after"])
+        except (KeyError, ValueError):
+            return None
 
 
 class DeadlineExceeded(KeydClientError):
@@ -103,6 +115,9 @@ _CLASSES: dict[grpc.StatusCode, type[KeydClientError]] = {
     grpc.StatusCode.DATA_LOSS: InternalError,
 }
 
+#: Where the code alone says too little.
+_CLASSES_BY_REASON: dict[str, type[KeydClientError]] = {"APPROVAL_NEEDED": ApprovalNeeded}
+
 
 def from_rpc_error(error: grpc.RpcError, address: str) -> KeydClientError:
     """Return what a failed call means.
@@ -116,14 +131,14 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> KeydClientError:
     details: str = call.details() or code.name
     info = _error_info(call)
     if info is not None:
-        return _class_of(code)(details, code, info.reason, info.metadata)
+        return _class_of(code, info.reason)(details, code, info.reason, info.metadata)
     return _class_of(code)(f"keyd at {address} did not answer the call ({code.name}): {details}{_HINTS.get(code, '')}", code)
 
 
 def from_sign_error(error: pb.SignError) -> KeydClientError:
     """Return what one failed result of a batch or stream means."""
     code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
-    return _class_of(code)(error.message, code, error.reason, error.metadata)
+    return _class_of(code, error.reason)(error.message, code, error.reason, error.metadata)
 
 
 _HINTS = {
@@ -132,8 +147,8 @@ _HINTS = {
 }
 
 
-def _class_of(code: grpc.StatusCode) -> type[KeydClientError]:
-    return _CLASSES.get(code, KeydClientError)
+def _class_of(code: grpc.StatusCode, reason: str = "") -> type[KeydClientError]:
+    return _CLASSES_BY_REASON.get(reason) or _CLASSES.get(code, KeydClientError)
 
 
 def _error_info(call: Any) -> error_details_pb2.ErrorInfo | None:

@@ -20,7 +20,7 @@ GROUPS: Mapping[str, frozenset[str]] = MappingProxyType(
         "create": frozenset({"create_key", "import_key", "adopt_key"}),
         "lifecycle": frozenset({"rotate_key", "disable_key", "enable_key"}),
         "destroy": frozenset({"compromise_version", "destroy_version"}),
-        "audit": frozenset({"read_audit"}),
+        "audit": frozenset({"get_head"}),
     }
 )
 OPERATIONS = frozenset().union(*GROUPS.values())

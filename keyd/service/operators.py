@@ -32,6 +32,7 @@ def _unary(function: Callable[..., Any], operation: str, guard: Guard) -> Callab
     async def serve(request: Message, call: Call) -> Any:
         await _decide(request, call, operation, guard)
         outcome = guard.decision(call.principal, operation, _key(request))
+        outcome.version = _version(request, None)
         try:
             response = await function(request, call)
         except BaseException as exc:

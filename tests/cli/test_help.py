@@ -33,6 +33,7 @@ def test_the_commands_are_those_promised() -> None:
         *("", "serve", "demo", "sign", "jwt", "jwks", "request", "completion", "config", "config check", "config show"),
         *("key", "key create", "key list", "key show", "key rotate", "key import", "key disable", "key enable"),
         *("key compromise", "key destroy", "key adopt", "backend", "backend list", "backend keys", "backend policy"),
+        *("policy", "policy check", "policy explain"),
     }
 
 

@@ -57,6 +57,21 @@ def test_results_have_the_same_errors() -> None:
     assert from_sign_error(pb.SignError(code=99)).code is grpc.StatusCode.UNKNOWN
 
 
+def test_an_approval_that_is_needed_is_not_the_state_of_a_key() -> None:
+    error = from_sign_error(pb.SignError(code=9, reason="APPROVAL_NEEDED", message="m", metadata={"requested_by": "uid:1"}))
+    assert type(error) is keyd.ApprovalNeeded
+    assert error.metadata == {"requested_by": "uid:1"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"), [({"retry_after": "0.250"}, 0.25), ({}, None), ({"retry_after": "soon"}, None)]
+)
+def test_a_rate_says_when_to_come_back(metadata: dict[str, str], expected: float | None) -> None:
+    error = from_sign_error(pb.SignError(code=8, reason="RATE", message="m", metadata=metadata))
+    assert isinstance(error, keyd.ResourceExhausted)
+    assert error.retry_after == expected
+
+
 def test_errors_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(keyd.KeyStateError("m", grpc.StatusCode.ABORTED, "R", {"active_kid": "k"})))
     assert (type(error), str(error), error.reason, error.active_kid) == (keyd.KeyStateError, "m", "R", "k")

@@ -1,0 +1,453 @@
+"""Every call through the guard, by callers of several kinds: what is refused, what is recorded, and that nobody is starved."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import START, FakeClock, keyring, memory_backend, new_key, signature_base
+
+from keyd.core import errors
+from keyd.core.decision import Decision
+from keyd.core.errors import AuditError, KeydError
+from keyd.core.grants import OPERATIONS, Grant, PrincipalPattern
+from keyd.core.guard import Guard
+from keyd.core.keyring import Keyring
+from keyd.core.model import Purpose
+from keyd.core.monitor import Monitor
+from keyd.core.policy import Allowance, Policy
+from keyd.core.principal import Principal
+from keyd.core.profile import BUILT_IN
+from keyd.core.rates import Rate
+from keyd.core.runner import BackendRunner, Limits
+from keyd.core.signing import Signer
+from keyd.core.store import SqlStore
+from keyd.core.timeline import LifecyclePolicy
+from keyd.service.admission import admitted, methods
+from keyd.service.backends import BackendService
+from keyd.service.call import Call, Caller
+from keyd.service.keys import Defaults, KeyService
+from keyd.service.operators import for_operators
+from keyd.service.signing import Publication, SigningService
+from keyd.v1 import backend_service_pb2, signing_service_pb2
+from keyd.v1 import key_service_pb2 as keys_pb
+from keyd.v1 import signing_service_pb2 as pb
+
+SHOP, ROOT = Principal(uid=1001, pid=7, executable="/usr/bin/shop"), Principal(uid=0)
+ALICE, BOB = Principal(uid=2001), Principal(uid=2002)
+SERVICES = {
+    "signing": signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"],
+    "keys": keys_pb.DESCRIPTOR.services_by_name["KeyService"],
+    "backends": backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"],
+}
+GRANTS = (
+    Grant("shop", (PrincipalPattern(uid=1001),), ("shop-*",), frozenset({Purpose.HTTP}), authorities=("example.com",)),
+    Grant("ops", (PrincipalPattern(uid=2001), PrincipalPattern(uid=2002)), ("shop-*",), operations=OPERATIONS),
+)
+
+
+class RecordedAudit:
+    """Keeps decisions in memory, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.failing = False
+        self.waited = 0
+
+    def write(self, decision: Decision) -> Awaitable[None] | None:
+        if self.failing:
+            raise AuditError("the disk is full")
+        self.decisions.append(decision)
+        return self._synced()
+
+    async def _synced(self) -> None:
+        await asyncio.sleep(0)
+        self.waited += 1
+
+    def last(self) -> tuple[str, str | None, str | None, str | None]:
+        decision = self.decisions[-1]
+        return decision.operation, decision.key, decision.grant, decision.reason
+
+
+@dataclass
+class House:
+    """All services over a real keyring, without a transport."""
+
+    clock: FakeClock
+    monotonic: FakeClock
+    ring: Keyring
+    guard: Guard
+    audit: RecordedAudit
+    services: dict[str, Any]
+    held: list[float] = field(default_factory=list)
+
+    def call(self, principal: Principal) -> Call:
+        return Call(Caller(principal, self.held.append))
+
+    async def sign(self, principal: Principal = SHOP, key: str = "shop-1", **base: Any) -> pb.SignResponse:
+        request = pb.SignRequest(key=key, signature_base=signature_base(self.clock.now(), **base))
+        response: pb.SignResponse = await self.services["signing"].sign(request, self.call(principal))
+        return response
+
+    async def operate(self, name: str, request: Any, principal: Principal = ALICE) -> Any:
+        service = "backends" if hasattr(self.services["backends"], name) else "keys"
+        return await getattr(self.services[service], name)(request, self.call(principal))
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    clock, monotonic, audit = FakeClock(), FakeClock(0), RecordedAudit()
+    store = SqlStore(tmp_path / "keyd.db")
+    runner = BackendRunner("mem", memory_backend(), Limits())
+    ring = keyring(store, {"mem": runner}, clock)
+    await ring.start()
+    for name in ("shop-1", "other"):
+        await ring.create(new_key(name))
+    guard = Guard(Policy(GRANTS, owners={0}), clock, audit, monotonic=monotonic.now)
+    defaults = Defaults("mem", new_key().algorithm, "rfc9421", new_key().kid_format, LifecyclePolicy())
+    inner = {
+        "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), Publication(300, "jose"), guard),
+        "keys": for_operators(SERVICES["keys"], KeyService(ring, defaults, guard), guard),
+        "backends": for_operators(
+            SERVICES["backends"], BackendService(ring, Monitor(ring, lambda: asyncio.sleep(0)), {"mem": "memory"}), guard
+        ),
+    }
+    yield House(clock, monotonic, ring, guard, audit, {n: admitted(SERVICES[n], s, guard) for n, s in inner.items()})
+    runner.close()
+    store.close()
+
+
+async def reason(call: Awaitable[Any]) -> str:
+    with pytest.raises(KeydError) as caught:
+        await call
+    return caught.value.reason
+
+
+def test_every_operators_call_is_an_operation() -> None:
+    calls = {name for service in ("keys", "backends") for _, name in methods(SERVICES[service])}
+    assert calls <= OPERATIONS
+    assert calls.isdisjoint(name for _, name in methods(SERVICES["signing"]) if name != "get_key")
+
+
+class TestSigning:
+    async def test_what_is_signed_is_recorded_once_before_it_leaves(self, house: House) -> None:
+        base = signature_base(START)
+        assert (await house.sign()).signature
+        (decision,) = house.audit.decisions
+        assert house.audit.waited == 1
+        assert replace(decision, kid=None, latency=0) == Decision(
+            SHOP,
+            "sign",
+            START,
+            key="shop-1",
+            version=1,
+            purpose="http",
+            grant="shop",
+            method="GET",
+            authority="example.com",
+            path="/",
+            created=int(START),
+            digest=hashlib.sha256(base).digest(),
+        )
+        assert decision.kid == house.ring.snapshot.keys["shop-1"].versions[0].record.kid
+        assert 0 < decision.latency < 5
+
+    @pytest.mark.parametrize(
+        ("principal", "key", "base", "expected"),
+        [
+            (SHOP, "shop-1", {"authority": "evil.example"}, "AUTHORITY"),
+            (SHOP, "shop-1", {"authority": "example.com:443"}, "AUTHORITY"),
+            (SHOP, "shop-1", {"keyid": "another"}, "KEYID"),
+            (SHOP, "shop-2", {}, "NOT_FOUND"),
+            (SHOP, "other", {}, "GRANT"),
+            (SHOP, "nothing-there", {}, "GRANT"),
+            (ROOT, "shop-1", {}, "GRANT"),
+            (ALICE, "shop-1", {}, "GRANT"),
+            (Principal(), "shop-1", {}, "GRANT"),
+            (SHOP, "x" * 100_000, {}, "GRANT"),
+        ],
+    )
+    async def test_what_is_refused_is_recorded_once(
+        self, house: House, principal: Principal, key: str, base: dict[str, str], expected: str
+    ) -> None:
+        assert await reason(house.sign(principal, key, **base)) == expected
+        (decision,) = house.audit.decisions
+        assert (decision.reason, decision.principal) == (expected, principal)
+        assert decision.digest == hashlib.sha256(signature_base(START, **base)).digest()
+        assert len(decision.key or "") <= 66
+        assert "example.com" not in (decision.detail or "")
+
+    async def test_who_has_no_grant_does_not_learn_which_keys_there_are(self, house: House) -> None:
+        messages = set()
+        for key in ("other", "elsew"):  # one is there
+            with pytest.raises(errors.GrantError) as caught:
+                await house.sign(SHOP, key)
+            messages.add(str(caught.value).replace(key, "KEY"))
+            assert not caught.value.metadata
+        assert len(messages) == 1
+
+    @pytest.mark.parametrize("bad", [False, True])
+    async def test_without_a_record_there_is_no_signature(self, house: House, bad: bool) -> None:
+        house.audit.failing = True
+        assert await reason(house.sign(authority="evil.example" if bad else "example.com")) == "AUDIT_UNAVAILABLE"
+        house.audit.failing = False
+        assert (await house.sign()).signature
+
+    async def test_a_token_is_recorded_with_what_it_says(self, house: House) -> None:
+        await house.ring.create(new_key("shop-jwt", purposes=frozenset({Purpose.JWT})))
+        house.guard.policy = Policy(
+            [replace(GRANTS[0], purposes=frozenset({Purpose.JWT}), authorities=None, issuers=frozenset({"i"}))]
+        )
+        request = pb.SignJWTRequest(key="shop-jwt", typ="at+jwt", claims='{"iss": "i", "aud": ["a", "b"]}')
+        request.lifetime.FromSeconds(60)
+        token = (await house.services["signing"].sign_jwt(request, house.call(SHOP))).token
+        (decision,) = house.audit.decisions
+        assert (decision.purpose, decision.typ, decision.issuer, decision.audience) == ("jwt", "at+jwt", "i", ("a", "b"))
+        assert decision.digest == hashlib.sha256(token.rpartition(".")[0].encode()).digest()
+        request.claims = '{"iss": "j"}'
+        assert await reason(house.services["signing"].sign_jwt(request, house.call(SHOP))) == "ISSUER"
+        assert house.audit.last() == ("sign", "shop-jwt", "shop", "ISSUER")
+
+    async def test_who_goes_away_leaves_a_record(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        started = asyncio.Event()
+
+        async def hang(*_: object) -> bytes:
+            started.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(BackendRunner, "sign", hang)
+        signing = asyncio.create_task(house.sign())
+        await started.wait()
+        signing.cancel()
+        house.audit.failing = False
+        with pytest.raises(asyncio.CancelledError):
+            await signing
+        assert house.audit.last() == ("sign", "shop-1", "shop", "CANCELLED")
+        assert len(house.guard.turns) == 0
+
+    async def test_a_signature_that_was_made_is_on_record_even_when_its_caller_is_gone(self, house: House) -> None:
+        written = asyncio.Event()
+        inner = house.audit._synced
+
+        async def synced() -> None:
+            written.set()
+            await asyncio.sleep(60)
+
+        house.audit._synced = synced  # type: ignore[method-assign]
+        signing = asyncio.create_task(house.sign())
+        await written.wait()
+        signing.cancel()
+        house.audit._synced = inner  # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            await signing
+        assert house.audit.decisions[0].reason is None
+
+    async def test_get_key_needs_any_grant_for_the_key(self, house: House) -> None:
+        signing = house.services["signing"]
+        for principal in (SHOP, ALICE):
+            assert (await signing.get_key(pb.GetKeyRequest(key="shop-1"), house.call(principal))).key == "shop-1"
+            assert (await signing.get_jwks(pb.GetJWKSRequest(key="shop-1"), house.call(principal))).document
+            for key in ("other", "nothing"):
+                assert await reason(signing.get_key(pb.GetKeyRequest(key=key), house.call(principal))) == "GRANT"
+                assert await reason(signing.get_jwks(pb.GetJWKSRequest(key=key), house.call(principal))) == "GRANT"
+        assert (await signing.get_jwks(pb.GetJWKSRequest(), house.call(Principal()))).document
+
+    async def test_a_watch_ends_with_its_grant(self, house: House) -> None:
+        watch = house.services["signing"].watch_keys(pb.WatchKeysRequest(keys=["shop-1"]), house.call(SHOP))
+        assert (await anext(watch)).key.key == "shop-1"
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        house.guard.policy = Policy([replace(GRANTS[0], keys=("shop-2",))])
+        house.ring.wake()
+        async with asyncio.timeout(20):
+            assert await reason(waiting) == "GRANT"
+        assert not house.guard._calls
+
+    async def test_a_watch_goes_on_over_a_reload_that_leaves_its_grant(self, house: House) -> None:
+        watch = house.services["signing"].watch_keys(pb.WatchKeysRequest(keys=["shop-1"]), house.call(SHOP))
+        await anext(watch)
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        house.guard.policy = Policy(GRANTS)
+        house.ring.wake()
+        await asyncio.sleep(0)
+        await house.ring.set_enabled("shop-1", False)
+        async with asyncio.timeout(20):
+            assert not (await waiting).key.HasField("active")
+        await watch.aclose()
+        assert not house.guard._calls
+
+
+class TestRates:
+    async def test_the_rate_of_a_principal_is_looked_at_first(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 2)))
+        await house.sign()
+        assert await reason(house.sign(key="other")) == "GRANT"  # what is refused counts as well
+        with pytest.raises(errors.RateError) as caught:
+            await house.sign()
+        assert caught.value.metadata == {"retry_after": "1.000"}
+        assert house.held == [1.0]
+        assert (await house.sign(replace(SHOP, executable="/usr/bin/other"))).signature  # another principal
+        house.monotonic.advance(1)
+        assert (await house.sign()).signature
+
+    async def test_all_processes_of_a_principal_share_its_rate(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 2)))
+        await house.sign(replace(SHOP, pid=8))
+        await house.sign(replace(SHOP, pid=9))
+        assert await reason(house.sign(replace(SHOP, pid=10))) == "RATE"
+
+    async def test_the_rate_of_a_grant(self, house: House) -> None:
+        house.guard.policy = Policy([replace(GRANTS[0], rate=Rate(0.5, 1))])
+        await house.sign()
+        assert await reason(house.sign(authority="evil.example")) == "AUTHORITY"  # takes nothing
+        with pytest.raises(errors.RateError) as caught:
+            await house.sign()
+        assert caught.value.metadata == {"retry_after": "2.000", "grant": "shop"}
+        assert house.held == [1.0]  # at most a second at a time
+        house.monotonic.advance(2)
+        await house.sign()
+
+    async def test_refusals_are_recorded_once_a_second_with_their_number(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(0.1, 1)))
+        await house.sign()
+        for _ in range(50):
+            assert await reason(house.sign()) == "RATE"
+        house.monotonic.advance(1)
+        assert await reason(house.sign()) == "RATE"
+        told = [decision.detail for decision in house.audit.decisions if decision.reason == "RATE"]
+        assert len(told) == 2
+        assert "1 refused" in (told[0] or "") and "50 refused" in (told[1] or "")
+
+    async def test_each_of_a_batch_counts(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 5)))
+        batch = pb.SignBatchRequest(requests=[pb.SignRequest(key="shop-1", signature_base=signature_base(START))] * 5)
+        results = (await house.services["signing"].sign_batch(batch, house.call(SHOP))).results
+        assert all(result.HasField("response") for result in results)
+        assert await reason(house.sign()) == "RATE"
+
+    async def test_each_of_a_stream_counts(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 4)))
+
+        async def requests() -> AsyncIterator[pb.SignStreamRequest]:
+            for number in range(6):
+                yield pb.SignStreamRequest(id=number, request=pb.SignRequest(key="shop-1", signature_base=signature_base(START)))
+
+        stream = house.services["signing"].sign_stream(requests(), house.call(SHOP))
+        answers = [answer async for answer in stream]
+        assert sorted(answer.result.error.reason for answer in answers) == ["", "", "", "RATE", "RATE", "RATE"]
+        assert len(house.held) == 3
+
+    async def test_calls_under_way_are_bounded_and_given_back(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(max_calls=2))
+        watch = pb.WatchKeysRequest(keys=["shop-1"])
+        one, two = (house.services["signing"].watch_keys(watch, house.call(SHOP)) for _ in range(2))
+        await anext(one)
+        await anext(two)
+        assert await reason(house.sign()) == "OVERLOADED"
+        assert await reason(house.sign(ALICE)) == "GRANT"  # no matter to others
+        await one.aclose()
+        assert (await house.sign()).signature
+        await two.aclose()
+        assert not house.guard._calls
+
+    async def test_one_callers_flood_leaves_room_for_another(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However much one asks for at once, no more than its share is with the backend."""
+        under_way, most = 0, 0
+        inner = BackendRunner.sign
+        gate = asyncio.Event()
+
+        async def sign(self: BackendRunner, *args: Any) -> bytes:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await gate.wait()
+            try:
+                return await inner(self, *args)
+            finally:
+                under_way -= 1
+
+        monkeypatch.setattr(BackendRunner, "sign", sign)
+        house.guard.policy = Policy(
+            [GRANTS[0], replace(GRANTS[0], name="bob", principals=(PrincipalPattern(uid=2002),))],
+            allowance=Allowance(max_signatures=3),
+        )
+        flood = [asyncio.create_task(house.sign()) for _ in range(100)]
+        await asyncio.sleep(0.01)
+        assert most == 3
+        other = asyncio.create_task(house.sign(BOB))
+        await asyncio.sleep(0.01)
+        assert most == 4  # it did not queue behind the flood
+        gate.set()
+        assert all(response.signature for response in await asyncio.gather(*flood, other))
+        assert len(house.guard.turns) == 0
+
+
+class TestOperators:
+    async def test_each_call_is_recorded_before_and_after(self, house: House) -> None:
+        await house.operate("rotate_key", keys_pb.RotateKeyRequest(name="shop-1"))
+        before, after = house.audit.decisions
+        assert (before.operation, before.key, before.grant, before.detail, before.reason) == (
+            *("rotate_key", "shop-1", "ops", "asked for"),
+            None,
+        )
+        assert (after.operation, after.key, after.version, after.detail, after.reason) == (
+            *("rotate_key", "shop-1", 2, "done, version 2"),
+            None,
+        )
+
+    async def test_a_call_that_fails_is_recorded_as_one(self, house: House) -> None:
+        assert (
+            await reason(house.operate("destroy_version", keys_pb.DestroyVersionRequest(name="shop-1", version=9))) == "NOT_FOUND"
+        )
+        before, after = house.audit.decisions
+        assert (before.version, before.reason) == (9, None)
+        assert (after.version, after.reason) == (9, "NOT_FOUND")
+
+    async def test_nothing_is_done_without_a_record(self, house: House) -> None:
+        house.audit.failing = True
+        assert await reason(house.operate("rotate_key", keys_pb.RotateKeyRequest(name="shop-1"))) == "AUDIT_UNAVAILABLE"
+        assert len(house.ring.snapshot.keys["shop-1"].versions) == 1
+
+    @pytest.mark.parametrize("principal", [SHOP, ROOT, Principal(), replace(ALICE, uid=2003)], ids=str)
+    async def test_nothing_works_without_a_grant(self, house: House, principal: Principal) -> None:
+        for service in ("keys", "backends"):
+            for method, name in methods(SERVICES[service]):
+                from google.protobuf.message_factory import GetMessageClass
+
+                request = GetMessageClass(method.input_type)()
+                if "name" in method.input_type.fields_by_name:
+                    request.name = "shop-1"
+                assert await reason(house.operate(name, request, principal)) == "GRANT", name
+                assert house.audit.decisions[-1].reason == "GRANT"
+        assert len(house.audit.decisions) == sum(len(SERVICES[s].methods) for s in ("keys", "backends"))
+        assert set(house.ring.snapshot.keys) == {"shop-1", "other"}
+
+    async def test_keys_outside_of_the_globs_are_out_of_reach(self, house: House) -> None:
+        assert await reason(house.operate("disable_key", keys_pb.DisableKeyRequest(name="other"))) == "GRANT"
+        assert await reason(house.operate("create_key", keys_pb.CreateKeyRequest(spec=keys_pb.KeySpec(name="till-1")))) == "GRANT"
+        await house.operate("create_key", keys_pb.CreateKeyRequest(spec=keys_pb.KeySpec(name="shop-2")))
+        assert house.audit.decisions[-1].key == "shop-2"
+        listed = await house.operate("list_keys", keys_pb.ListKeysRequest())
+        assert [key.name for key in listed.keys] == ["shop-1", "shop-2"]
+
+    async def test_dual_control(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, dual_control=frozenset({"disable_key"}))
+        request = keys_pb.DisableKeyRequest(name="shop-1")
+        with pytest.raises(errors.ApprovalError) as caught:
+            await house.operate("disable_key", request, ALICE)
+        assert caught.value.metadata["requested_by"] == "uid:2001"
+        assert house.audit.last() == ("disable_key", "shop-1", "ops", "APPROVAL_NEEDED")
+        assert await reason(house.operate("disable_key", request, replace(ALICE, executable="/bin/other"))) == "APPROVAL_NEEDED"
+        assert house.ring.snapshot.keys["shop-1"].key.disabled_at is None
+        assert await reason(house.operate("disable_key", request, SHOP)) == "GRANT"  # the second needs a grant too
+        await house.operate("disable_key", request, BOB)
+        assert house.ring.snapshot.keys["shop-1"].key.disabled_at is not None
+        assert [d.detail for d in house.audit.decisions[-2:]] == ["asked for, as uid:2001 did before", "done"]
+        await house.operate("enable_key", keys_pb.EnableKeyRequest(name="shop-1"), ALICE)  # not under dual control
