@@ -23,7 +23,6 @@ from keyd.config.model import BackendConfig, BackendLimits, Config, Defaults, Ht
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
 from keyd.config.section import Section
 from keyd.config.tcp import Tcp
-from keyd.core.grants import OWNER
 from keyd.core.profile import BUILT_IN, Profile
 
 DEFAULT_PATH = Path("/etc/keyd/keyd.toml")
@@ -299,8 +298,6 @@ class _Loader:
         where = ("grants", name)
         if not _NAME.fullmatch(name):
             self._problem(where, "a grant name is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
-        if name == OWNER:
-            self._problem(where, "this is the name of the grant that holds where there is none; choose another")
         data = self._table(table, *where)
         section = None if where in self._bad and not data else self._section(GrantSection, where, data)
         if section is None:

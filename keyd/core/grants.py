@@ -191,7 +191,8 @@ class Grant:
         return tuple(suffix_matcher(authority) for authority in self.authorities or () if authority.startswith("*"))
 
 
-OWNER = "owner"
+#: The name of the grant that is in no configuration; no other can have it.
+OWNER = "(owner)"
 
 
 class OwnerGrant(Grant):

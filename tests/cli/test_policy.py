@@ -195,8 +195,8 @@ class TestExplain:
         path = tmp_path / "keyd.toml"
         path.write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
         arguments = ("policy", "explain", "--config", str(path), "--key", "any", "--as")
-        assert "allowed by grant owner" in run(*arguments, f"uid={os.geteuid()}", stdin=base()).stdout
-        assert "allowed by grant owner" in run(*arguments, "uid=0", stdin=base()).stdout
+        assert "allowed by grant (owner)" in run(*arguments, f"uid={os.geteuid()}", stdin=base()).stdout
+        assert "allowed by grant (owner)" in run(*arguments, "uid=0", stdin=base()).stdout
         assert run(*arguments, "uid=54321", stdin=base()).exit_code == 4
         assert run(*arguments, "socket:x", stdin=base()).exit_code == 4
 

@@ -234,6 +234,43 @@ class TestAuthorities:
             assert urlsplit(f"https://api.shop.example{rest}").netloc == "api.shop.example"
 
 
+_NAMES = st.sampled_from(
+    [
+        "api.example",
+        "eu.api.example",
+        "evil.example",
+        "API.example",
+        "api.example.",
+        "api.example:443",
+        "api.example:8443",
+        "u@api.example",
+    ]
+)
+
+
+@given(
+    authority=st.none() | _NAMES,
+    uri=st.none() | st.tuples(st.sampled_from(["https", "http", "HTTPS"]), _NAMES),
+    target=st.none() | st.just("/x") | st.just("*") | _NAMES | _NAMES.map("https://{}/x".format) | _NAMES.map("//{}/x".format),
+    of_request=st.none() | _NAMES,
+)
+def test_whatever_is_covered_the_verifier_sees_an_allowed_authority(
+    authority: str | None, uri: tuple[str, str] | None, target: str | None, of_request: str | None
+) -> None:
+    """A base is signed only if each authority that it names is the allowed one, and it names one where verifiers look for it."""
+    lines = [('"@authority"', authority), ('"@request-target"', target), ('"@authority";req', of_request)]
+    lines.append(('"@target-uri"', uri and f"{uri[0]}://{uri[1]}/x"))
+    try:
+        request = base(*((name, value) for name, value in lines if value is not None))
+    except MalformedError:
+        return
+    if reason(for_authorities("api.example"), request) is not None:
+        return
+    named = {authority, uri and uri[1]} - {None}
+    assert named == {"api.example"}
+    assert target in {None, "/x", "*", "https://api.example/x"}
+
+
 class TestMethodsAndPaths:
     GRANT = replace(GRANT, methods=frozenset({"GET"}), paths=("/v1/", "/status"))
 
@@ -540,7 +577,7 @@ class TestOperators:
         policy = Policy(owners={0, 500})
         for purpose in Purpose:
             rules = policy.rights(Principal(uid=500)).sign("shop-1")
-            assert decide(rules, SigningRequest(purpose, "p", NOW)).name == "owner"
+            assert decide(rules, SigningRequest(purpose, "p", NOW)).name == "(owner)"
         for who in (
             AGENT,
             Principal(),
