@@ -19,7 +19,7 @@ from service_conftest import CONFIG
 from support import FakeClock
 
 from keyd import app, config
-from keyd.client import AdminClient, AsyncClient, Client, TlsFiles, Unavailable
+from keyd.client import AdminClient, AsyncClient, Client, KeydClientError, TlsFiles, Unavailable
 from keyd.client import tls as client_tls
 from keyd.process import ProcessError
 
@@ -34,6 +34,11 @@ client_ca = "{directory}/ca.pem"
 [tcp.local]
 listen = "127.0.0.1:0"
 plaintext = true
+[grants.agent]
+principals = [{{ spiffe = "spiffe://example.org/agent" }}]
+keys = ["agent"]
+purposes = ["raw"]
+operations = ["create_key"]
 """
 
 
@@ -97,6 +102,16 @@ async def test_the_clients_sign_over_mutual_tls(fleet: Fleet) -> None:
     signature = await threaded(work)
     async with AsyncClient(fleet.address(), tls=fleet.files) as client:
         assert (await client.sign_message("agent", b"message")).signature == signature  # Ed25519 is deterministic
+
+
+async def test_who_shows_a_certificate_has_no_grant_by_that_alone(fleet: Fleet) -> None:
+    await fleet.start()
+    await threaded(lambda: create_key(fleet))
+    fleet.authority.issue(uri("spiffe://example.org/agent/other")).write(fleet.directory, "agent")
+    async with AsyncClient(fleet.address(), tls=fleet.files) as client:
+        with pytest.raises(KeydClientError) as refused:
+            await client.sign_message("agent", b"message")
+    assert refused.value.reason == "GRANT"
 
 
 async def test_the_environment_names_the_files(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
