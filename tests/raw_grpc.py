@@ -34,7 +34,8 @@ class RawChannel:
     def greet(self) -> None:
         self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0))
 
-    def send(self, path: str, message: bytes = b"") -> None:
+    def send(self, path: str, message: bytes = b"", *, finish: bool = True) -> None:
+        """Begin a call; without ``finish``, its message never comes."""
         if self._stream < 0:
             self.greet()
         self._stream += 2
@@ -50,9 +51,8 @@ class RawChannel:
             ]
         )
         body = struct.pack(">BI", 0, len(message)) + message
-        self.socket.sendall(
-            _frame(_HEADERS, _END_HEADERS, self._stream, headers) + _frame(_DATA, _END_STREAM, self._stream, body)
-        )
+        head = _frame(_HEADERS, _END_HEADERS, self._stream, headers)
+        self.socket.sendall(head + _frame(_DATA, _END_STREAM, self._stream, body) if finish else head)
 
     def receive(self) -> bytes | None:
         """Return the answer of the last call; None when it was an error. Raises ConnectionError when the connection ends."""

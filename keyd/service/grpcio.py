@@ -57,6 +57,8 @@ class Bounds:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_metadata_size", 16 * 1024),
             ("grpc.max_concurrent_streams", self.max_streams),
+            # On, it also refuses streams of clients that keep to the bound, as it counts some that are over.
+            ("grpc.http.overload_protection", 0),
             ("grpc.server_handshake_timeout_ms", round(self.handshake_timeout * 1000)),
             ("grpc.max_connection_idle_ms", round(self.idle_timeout * 1000)),
             ("grpc.keepalive_time_ms", round(self.keepalive * 1000)),
