@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator
@@ -167,6 +168,7 @@ class TestBounds:
                 stream = RawChannel(watching)
                 watch = signing_service_pb2.WatchKeysRequest(keys=["agent"])
                 stream.send("/keyd.v1.SigningService/WatchKeys", watch.SerializeToString())
+                receiving = asyncio.create_task(asyncio.to_thread(stream.receive))
 
                 def ended() -> bool:
                     with contextlib.suppress(ConnectionError):
@@ -175,10 +177,10 @@ class TestBounds:
                     return True
 
                 assert await asyncio.to_thread(ended)
-                watching.settimeout(0.5)
-                with pytest.raises(TimeoutError):
-                    while True:
-                        await asyncio.to_thread(stream._next)
+                assert not receiving.done()
+                watching.shutdown(socket.SHUT_RDWR)
+                with pytest.raises(ConnectionError):
+                    await receiving
 
     async def test_calls_of_one_caller_are_bounded_and_another_has_room(self, monkeypatch):
         sections = OWN + "[connections]\nmax_calls_per_caller = 2\n"
