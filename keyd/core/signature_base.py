@@ -7,9 +7,9 @@ Input is hostile: every pattern is anchored and reads each byte once.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ _TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _STRING = r'"[ !#-\[\]-~]*+(?:\\["\\][ !#-\[\]-~]*+)*+"'
 _HOST = r"(?:\[[0-9a-f:.]++\]|[a-z0-9._\-]++)"
 
-_TEXT = re.compile(rb'"[\n\t -~]*+')
-_LINE = re.compile(rf'("([ !#-\[\]-~]*+)"((?:;[a-z*][a-z0-9_.*\-]*+(?:={_STRING})?+)*+)): ')
+_CHARACTERS = bytes([0x09, 0x0A, *range(0x20, 0x7F)])
+_IDENTIFIER = re.compile(rf'"([ !#-\[\]-~]*+)"((?:;[a-z*][a-z0-9_.*\-]*+(?:={_STRING})?+)*+)')
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]++")
 _COMPONENT_PARAMETER = re.compile(rf";([a-z*][a-z0-9_.*\-]*+)(?:=({_STRING}))?+")
 _SIGNATURE_PARAMETER = re.compile(rf";(?:(created|expires)=(0|[1-9][0-9]{{0,14}}+)|(nonce|alg|keyid|tag)=({_STRING}))")
@@ -52,6 +52,7 @@ _ENCODINGS = frozenset({"sf", "bs", "key"})
 _NO_PARAMS: Mapping[str, str | bool] = MappingProxyType({})
 _LAST_LINE = '"@signature-params": '
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_KEPT_IDENTIFIER = 80  # characters; longer ones are read anew each time, so that the cache stays small
 
 
 class Component(NamedTuple):
@@ -67,8 +68,7 @@ class Component(NamedTuple):
         return f"Component({self.identifier})"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SignatureBase:
+class SignatureBase(NamedTuple):
     """A signature base that is well formed; whether a key may sign it is for :func:`keyd.core.profile.check_base`.
 
     Attributes:
@@ -133,15 +133,10 @@ def parse(data: bytes) -> SignatureBase:
         SizeError: more than :data:`MAX_BYTES`.
         MalformedError: not a signature base, or not in its one canonical form.
     """
-    if len(data) > MAX_BYTES:
-        raise SizeError(f"a signature base has at most {MAX_BYTES} bytes, got {len(data)}")
-    if not _TEXT.fullmatch(data):
-        raise MalformedError('a signature base is ASCII, starts with " and has no control characters but LF and HTAB')
-    *lines, last = data.decode("ascii").split("\n")
+    *lines, last = split(data)
     if not last.startswith(_LAST_LINE):
         raise MalformedError('the last line of a signature base is "@signature-params", without a line feed after it')
-    components = tuple([_component(line, number) for number, line in enumerate(lines, 1)])
-    _refuse_duplicates(components)
+    components = read_components(lines)
     listed = f"({' '.join([c.identifier for c in components])})"
     if not last.startswith(listed, len(_LAST_LINE)):
         raise MalformedError(
@@ -151,43 +146,86 @@ def parse(data: bytes) -> SignatureBase:
     return SignatureBase(components, frozenset(parameters), last[len(_LAST_LINE) :], **parameters)
 
 
+def split(data: bytes) -> list[str]:
+    """Return the lines of what shall be a signature base: at least one. Raises as :func:`parse`."""
+    if len(data) > MAX_BYTES:
+        raise SizeError(f"a signature base has at most {MAX_BYTES} bytes, got {len(data)}")
+    if not data.startswith(b'"') or data.translate(None, _CHARACTERS):
+        raise MalformedError('a signature base is ASCII, starts with " and has no control characters but LF and HTAB')
+    return data.decode("ascii").split("\n")
+
+
+def read_components(lines: list[str]) -> tuple[Component, ...]:
+    """Read the lines above ``@signature-params``, one component each, none twice. Raises MalformedError."""
+    components = tuple([_component(line, number) for number, line in enumerate(lines, 1)])
+    if len({c.name for c in components}) != len(components):
+        _refuse_duplicates(components)
+    return components
+
+
+class _Identifier(NamedTuple):
+    name: str
+    params: Mapping[str, str | bool]
+    form: re.Pattern[str] | None  # of the value; None for a field
+
+
 def _component(line: str, number: int) -> Component:
-    match = _LINE.match(line)
+    text, colon, value = line.partition(": ")
+    try:
+        identifier = _kept_identifier(text) if len(text) <= _KEPT_IDENTIFIER else _identifier(text)
+        if identifier is None:  # perhaps there is a colon within a parameter
+            match = _IDENTIFIER.match(line)
+            end = match.end() if match else 0
+            text, colon, value = line[:end], line[end : end + 2], line[end + 2 :]
+            identifier = _identifier(text)
+        if identifier is None or colon != ": ":
+            raise MalformedError("is not a component identifier in canonical form, a colon, a space and a value")
+        name, params, form = identifier
+        if form is None:
+            if value.strip(" \t") != value:
+                raise MalformedError("has white space at an end of its value")
+        elif not form.fullmatch(value):
+            raise MalformedError(f"has a value that {name} cannot have")
+    except MalformedError as error:
+        raise MalformedError(f"line {number} {error}") from None
+    return Component(name, params, value, text)
+
+
+def _identifier(text: str) -> _Identifier | None:
+    """Read a component identifier; None when it has not the form of one. The errors lack the number of the line."""
+    match = _IDENTIFIER.fullmatch(text)
     if match is None:
-        raise MalformedError(f"line {number} is not a component identifier in canonical form, a colon, a space and a value")
-    identifier, name, raw = match.groups()
-    value = line[match.end() :]
-    params = _component_parameters(raw, number) if raw else _NO_PARAMS
+        return None
+    name, raw = match.groups()
+    params = _component_parameters(raw) if raw else _NO_PARAMS
     if name.startswith("@"):
-        _check_derived(name, params, value, number)
-    elif not _FIELD_NAME.fullmatch(name):
-        raise MalformedError(f"line {number} names neither a field, in lower case, nor a derived component")
-    elif "name" in params or (raw and len(_ENCODINGS & params.keys()) > 1):
-        raise MalformedError(
-            f"line {number} has the parameter name, which no field has, or two of sf, bs and key, which exclude each other"
-        )
-    elif value.strip(" \t") != value:
-        raise MalformedError(f"line {number} has white space at an end of its value")
-    return Component(name, params, value, identifier)
+        return _Identifier(name, params, _derived_form(name, params))
+    if not _FIELD_NAME.fullmatch(name):
+        raise MalformedError("names neither a field, in lower case, nor a derived component")
+    if "name" in params or len(_ENCODINGS & params.keys()) > 1:
+        raise MalformedError("has the parameter name, which no field has, or two of sf, bs and key, which exclude each other")
+    return _Identifier(name, params, None)
 
 
-def _component_parameters(raw: str, number: int) -> Mapping[str, str | bool]:
+_kept_identifier = functools.lru_cache(maxsize=512)(_identifier)
+
+
+def _component_parameters(raw: str) -> Mapping[str, str | bool]:
     params: dict[str, str | bool] = {}
     for name, string in _COMPONENT_PARAMETER.findall(raw):
         if name in params or name not in (_STRINGS if string else _FLAGS):
-            raise MalformedError(f"line {number} has a component parameter that is unknown, repeated or of the wrong type")
+            raise MalformedError("has a component parameter that is unknown, repeated or of the wrong type")
         params[name] = _unquote(string) if string else True
-    return params
+    return MappingProxyType(params)
 
 
-def _check_derived(name: str, params: Mapping[str, str | bool], value: str, number: int) -> None:
+def _derived_form(name: str, params: Mapping[str, str | bool]) -> re.Pattern[str]:
     form = _DERIVED.get(name)
     if form is None:
-        raise MalformedError(f"line {number} names a derived component that RFC 9421 does not have, or not above the last line")
+        raise MalformedError("names a derived component that RFC 9421 does not have, or not above the last line")
     if not _FIELD_ONLY.isdisjoint(params) or ("name" in params) != (name == "@query-param"):
-        raise MalformedError(f"line {number} has a parameter that {name} cannot have, or lacks one that it needs")
-    if not form.fullmatch(value):
-        raise MalformedError(f"line {number} has a value that {name} cannot have")
+        raise MalformedError(f"has a parameter that {name} cannot have, or lacks one that it needs")
+    return form
 
 
 def _refuse_duplicates(components: tuple[Component, ...]) -> None:
