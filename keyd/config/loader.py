@@ -283,8 +283,8 @@ class _Loader:
                 self._problem(where, "a profile name is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
             section = self._section(ProfileSection, where, self._table(table, *where))
             profile = Profile(name=name, **dict(section)) if section is not None else None
-            if profile is not None and profile.required_parameters & profile.forbidden_parameters:
-                self._problem((*where, "forbidden_parameters"), "a parameter is required as well as forbidden")
+            if profile is not None:
+                self._check_profile(where, profile)
             if name not in BUILT_IN:
                 profiles[name] = profile
         return profiles
@@ -311,6 +311,16 @@ class _Loader:
         except ValueError as error:
             self._problem((*where, "principals"), str(error))
             return None
+
+    def _check_profile(self, where: _Where, profile: Profile) -> None:
+        if profile.required_parameters & profile.forbidden_parameters:
+            self._problem((*where, "forbidden_parameters"), "a parameter is required as well as forbidden")
+        if profile.unsigned_parameters and (profile.required_parameters or profile.tag is not None):
+            # So whoever turns this on has said with it that nothing is checked for freshness.
+            self._problem(
+                (*where, "unsigned_parameters"),
+                "such a base has no parameter that could be checked; write required_parameters = [], and no tag",
+            )
 
     def _check_periods(self, defaults: Defaults, jwks: Jwks) -> None:
         floor = 2 * jwks.max_age

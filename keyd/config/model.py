@@ -123,12 +123,16 @@ class Log(Section):
     format: Format = "auto"
 
 
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else Field(default_factory=field.default_factory)
+
+
 def _profile_section() -> type[Section]:
     """Return a model with the fields of a profile. Every float there is a number of seconds, so every one is a duration here."""
-    types = {float: Duration, float | None: OptionalDuration}
+    types: dict[Any, Any] = {float: Duration, float | None: OptionalDuration, Mapping[str, float]: dict[str, Duration]}
     hints = typing.get_type_hints(Profile)
     fields: dict[str, Any] = {
-        field.name: (types.get(hints[field.name], hints[field.name]), field.default)
+        field.name: (types.get(hints[field.name], hints[field.name]), _default(field))
         for field in dataclasses.fields(Profile)
         if field.name != "name"
     }

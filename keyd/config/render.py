@@ -12,7 +12,7 @@ from pathlib import Path
 from keyd.config.durations import text
 from keyd.config.model import Config
 from keyd.config.section import Section
-from keyd.core.profile import BUILT_IN
+from keyd.core.profile import BUILT_IN, Profile
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
@@ -29,9 +29,7 @@ def render(config: Config) -> str:
     tables += [_table(("grants", name), _rates(grant.section)) for name, grant in config.grants.items()]
     for name, profile in sorted(config.profiles.items()):
         if name not in BUILT_IN:
-            fields = [(field.name, getattr(profile, field.name)) for field in dataclasses.fields(profile) if field.name != "name"]
-            # An absent tag is what the default says already; an absent limit has to be said.
-            tables.append(_table(("profiles", name), [(k, v if v is not None or k == "tag" else "none") for k, v in fields]))
+            tables.append(_table(("profiles", name), _profile_fields(profile)))
     for name, backend in sorted(config.backends.items()):
         options = backend.options.model_dump(mode="json", by_alias=True, exclude_none=True)
         lines = _table(("backends", name), [("type", backend.type), *dict(backend.limits).items()])
@@ -48,6 +46,16 @@ def _rates(section: Section) -> Iterable[tuple[str, object]]:
     """Return the fields of a section whose ``rate`` is a number per second."""
     fields = section.model_dump(exclude_none=True)
     return [(name, _Number(value) if name == "rate" else value) for name, value in fields.items()]
+
+
+def _profile_fields(profile: Profile) -> list[tuple[str, object]]:
+    """Return the fields with their values. None that is the default needs no saying; a limit that is off does."""
+    return [
+        (field.name, "none" if value is None and field.default is not None else value)
+        for field in dataclasses.fields(profile)
+        if field.name != "name"
+        for value in (getattr(profile, field.name),)
+    ]
 
 
 def _table(where: tuple[str, ...], fields: Iterable[tuple[str, object]]) -> str:

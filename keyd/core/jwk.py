@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
@@ -12,6 +15,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from backends.api import PublicKey
 
 _TYPES: dict[str, type[OKPKey | ECKey | RSAKey]] = {"OKP": OKPKey, "EC": ECKey, "RSA": RSAKey}
+#: What identifies a key of each type (RFC 7638 section 3.2, RFC 8037 section 2).
+_REQUIRED = {"OKP": ("crv", "kty", "x"), "EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _PUBLIC_MEMBERS = ("kty", "crv", "x", "y", "n", "e")
 
 
@@ -29,3 +35,19 @@ def to_public_key(jwk: str) -> PublicKey:
     """Return the ``cryptography`` public key of a JWK made by :func:`from_public_key`."""
     members: dict[str, Any] = json.loads(jwk)
     return cast("PublicKey", _TYPES[members["kty"]].import_key(members).public_key)
+
+
+def thumbprint(members: Mapping[str, object]) -> str | None:
+    """Return the RFC 7638 SHA-256 thumbprint of a public JWK that somebody sent, or None when it is not one.
+
+    The values are taken as they are: of two spellings of a number only the canonical one has the thumbprint of the key.
+    """
+    kty = members.get("kty")
+    required = _REQUIRED.get(kty) if isinstance(kty, str) else None
+    if required is None or not _PRIVATE_MEMBERS.isdisjoint(members):
+        return None
+    values = {name: members.get(name) for name in required}
+    if not all(isinstance(value, str) and value.isascii() for value in values.values()):
+        return None
+    digest = hashlib.sha256(json.dumps(values, separators=(",", ":")).encode()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

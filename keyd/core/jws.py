@@ -45,11 +45,19 @@ def parse(data: bytes) -> JwsSigningInput:
     if not _SIGNING_INPUT.fullmatch(data):
         raise MalformedError("a JWS signing input is two parts in base64url without padding, with one dot between them")
     header_part, claims_part = data.split(b".")
-    header = _json_object(_decode(header_part, "header"), "header")
-    claims = _json_object(_decode(claims_part, "payload"), "payload")
+    header, claims = decode_object(header_part, "header"), decode_object(claims_part, "payload")
     _check_header(header)
     _check_claim_names(claims)
     return JwsSigningInput(header["alg"], header.get("typ"), header.get("kid"), claims)
+
+
+def decode_object(part: bytes, what: str) -> Mapping[str, Any]:
+    """Return the JSON object in a part of a JWS. ``what`` is what errors call it.
+
+    Raises:
+        MalformedError: not canonical base64url, not UTF-8, or not an object with distinct names.
+    """
+    return _json_object(_decode(part, what), what)
 
 
 def build(claims_json: str, *, typ: str, kid: str, algorithm: Algorithm, now: float, lifetime: float | None) -> bytes:
@@ -101,7 +109,7 @@ def _decode(part: bytes, what: str) -> str:
 
 def _json_object(text: str, what: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_members, parse_constant=_not_a_number, parse_float=_finite)
+        value = _DECODER.decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates, which cannot be sent on
     except (ValueError, RecursionError):
@@ -128,6 +136,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError
     return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_not_a_number, parse_float=_finite)
 
 
 def _check_depth(value: dict[str, Any], text: str, what: str) -> None:

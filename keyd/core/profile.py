@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from backends.api import Algorithm
-from keyd.core.errors import AlgorithmError, CoverageError, FreshnessError, KeyIdError, RefusedError, TagError
+from keyd.core import binding, signature_base, unsigned_base
+from keyd.core.binding import Signing
+from keyd.core.errors import (
+    AlgorithmError,
+    BindingError,
+    CoverageError,
+    FreshnessError,
+    KeyIdError,
+    RefusedError,
+    TagError,
+)
 from keyd.core.jws import JwsSigningInput
 from keyd.core.signature_base import DIRECTORY_TAG, Component, SignatureBase
+from keyd.core.signature_key import Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +31,31 @@ class Profile:
     Attributes:
         required_components: component names without quotes, for example ``@method``. ``a|b`` asks for one of the two, and
             ``a;req`` for the component of the request that a response answers.
+        exact_components: the lists that the components may be, each with spaces between the names; empty: any list.
         allow_response_components: ``@status``, ``;req``, and covering another signature, which only a response needs.
         max_created_age: None leaves ``created`` as old as it is.
         max_expires_in: from ``created``, or from now without it, to ``expires``.
         tag: the exact value; None takes any, or none, but the tag of a key directory.
+        min_nonce_length: in characters.
+        keyid_is_thumbprint: a ``keyid`` must be the RFC 7638 thumbprint, whatever kid or alias the key has.
+        signature_key_schemes: of ``Signature-Key``, which must then be covered and name the key that signs; empty: not looked at.
+        signature_key_types: values of ``typ`` of the token under scheme ``jwt``.
+        signature_key_id: the only ``id`` under scheme ``jwks_uri``; None: any.
+        signature_key_dwk: like ``signature_key_id``.
+        allow_empty_signature_key: a covered ``Signature-Key`` may be empty, which LumoAuth signs for one that is not there.
+        unsigned_parameters: the key signs bases without ``@signature-params`` (:mod:`keyd.core.unsigned_base`), and no others.
         jwt_types: values of ``typ``, compared without regard to case.
         max_jwt_lifetime: from now to ``exp``.
+        jwt_lifetimes: by ``typ``, the same where it is less.
+        jwt_types_with_cnf: types that need a claim ``cnf`` with a key or its thumbprint.
+        require_jwt_kid: the header must have ``kid``.
         allow_eddsa: an ``Ed25519`` key also signs under the JOSE name ``EdDSA``, which RFC 9864 deprecates, except for
             ``aa-*`` types, which forbid it.
     """
 
     name: str
     required_components: tuple[str, ...] = ()
+    exact_components: tuple[str, ...] = ()
     allow_empty_coverage: bool = False
     allow_response_components: bool = False
     required_parameters: frozenset[str] = frozenset({"created"})
@@ -40,23 +64,69 @@ class Profile:
     max_created_ahead: float = 5.0
     max_expires_in: float = 300.0
     tag: str | None = None
+    min_nonce_length: int = 0
+    keyid_is_thumbprint: bool = False
+    signature_key_schemes: frozenset[Scheme] = frozenset()
+    signature_key_types: frozenset[str] = frozenset({"aa-agent+jwt", "aa-person+jwt", "aa-auth+jwt"})
+    signature_key_id: str | None = None
+    signature_key_dwk: str | None = None
+    allow_empty_signature_key: bool = False
+    unsigned_parameters: bool = False
     jwt_types: frozenset[str] = frozenset({"JWT", "at+jwt", "agent+jwt", "resource+jwt", "aa-agent+jwt", "aa-resource+jwt"})
     max_jwt_lifetime: float = 86400.0
+    jwt_lifetimes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    jwt_types_with_cnf: frozenset[str] = frozenset()
+    require_jwt_kid: bool = False
     allow_eddsa: bool = True
 
 
 _BOT_PARAMETERS = frozenset({"created", "expires", "keyid", "tag"})
 
+#: draft-hardt-oauth-aauth-protocol-11. An agent shows a token that binds its key; a server names a key that it publishes.
+_AAUTH = Profile(
+    "aauth",
+    required_components=("@method", "@authority", "@path", "signature-key"),
+    forbidden_parameters=frozenset({"alg"}),
+    signature_key_schemes=frozenset({"jwt"}),
+    jwt_types=frozenset({"aa-agent+jwt", "aa-person+jwt", "aa-resource+jwt", "aa-auth+jwt"}),
+    jwt_lifetimes=MappingProxyType({"aa-person+jwt": 3600.0, "aa-resource+jwt": 300.0, "aa-auth+jwt": 3600.0}),
+    jwt_types_with_cnf=frozenset({"aa-agent+jwt", "aa-person+jwt", "aa-auth+jwt"}),
+    require_jwt_kid=True,
+    allow_eddsa=False,
+)
+
 BUILT_IN: Mapping[str, Profile] = MappingProxyType(
     {
-        "rfc9421": Profile("rfc9421"),
-        "web-bot-auth": Profile(
-            "web-bot-auth",
-            required_components=("@authority|@target-uri",),
-            required_parameters=_BOT_PARAMETERS,
-            max_expires_in=86400.0,
-            tag="web-bot-auth",
-        ),
+        profile.name: profile
+        for profile in (
+            Profile("rfc9421"),
+            _AAUTH,
+            replace(_AAUTH, name="aauth-server", signature_key_schemes=frozenset({"jwks_uri"})),
+            # draft-meunier-webbotauth-httpsig-protocol-02, and what Cloudflare verifies. That it takes requests without
+            # Signature-Agent is why this is not required here.
+            Profile(
+                "web-bot-auth",
+                required_components=("@authority|@target-uri",),
+                required_parameters=_BOT_PARAMETERS,
+                max_expires_in=86400.0,
+                tag="web-bot-auth",
+                keyid_is_thumbprint=True,
+            ),
+            # What version 1.1.0 of LumoAuth's SDK signs. A nonce of 12 bytes is 16 characters of base64url.
+            Profile(
+                "lumoauth",
+                exact_components=("@method @authority @path signature-key content-digest content-type authorization",),
+                required_parameters=frozenset({"created", "nonce"}),
+                forbidden_parameters=frozenset({"expires", "alg", "keyid", "tag"}),
+                min_nonce_length=16,
+                signature_key_schemes=frozenset({"jwt", "jwks_uri", "hwk"}),
+                signature_key_types=frozenset({"agent+jwt", "auth+jwt"}),
+                allow_empty_signature_key=True,
+                jwt_types=frozenset({"agent+jwt", "resource+jwt"}),
+                jwt_lifetimes=MappingProxyType({"resource+jwt": 300.0}),
+                jwt_types_with_cnf=frozenset({"agent+jwt", "resource+jwt"}),
+            ),
+        )
     }
 )
 
@@ -68,6 +138,7 @@ DIRECTORY = Profile(
     required_parameters=_BOT_PARAMETERS,
     max_expires_in=86400.0,
     tag=DIRECTORY_TAG,
+    keyid_is_thumbprint=True,
 )
 
 _YEAR_9999 = 253402300799
@@ -75,13 +146,18 @@ _SIGNATURE_FIELDS = frozenset({"signature", "signature-input"})
 _PARAMETER_ERRORS: Mapping[str, type[RefusedError]] = {"alg": AlgorithmError, "keyid": KeyIdError, "tag": TagError}
 
 
+def read_base(data: bytes, profile: Profile) -> SignatureBase:
+    """Read what a key with this profile signs as a signature base. Raises MalformedError and SizeError."""
+    return unsigned_base.parse(data) if profile.unsigned_parameters else signature_base.parse(data)
+
+
 def check_base(
-    base: SignatureBase, profile: Profile, *, algorithm: Algorithm, now: float, not_after: float, directory: bool = False
+    base: SignatureBase, profile: Profile, signing: Signing, *, now: float, not_after: float, directory: bool = False
 ) -> None:
     """Refuse a base that breaks the profile. Whose ``keyid`` it names is for the caller to check.
 
     Args:
-        algorithm: of the key that is to sign.
+        signing: the key version that is to sign.
         now: seconds since the epoch.
         not_after: when the public key leaves the JWK Set; ``expires`` may not be later.
         directory: the base is for a response of a key directory; then :data:`DIRECTORY` stands in for ``profile``.
@@ -90,18 +166,20 @@ def check_base(
         TagError: ``tag`` is missing or another.
         CoverageError: a component is missing or may not be covered.
         AlgorithmError: ``alg`` is another algorithm, missing, or not to be sent.
-        FreshnessError: ``created``, ``expires`` or ``nonce`` is missing, not to be sent, or outside of its window.
-        KeyIdError: ``keyid`` is missing, or not to be sent.
+        FreshnessError: ``created``, ``expires`` or ``nonce`` is missing, not to be sent, too short, or outside of its window.
+        KeyIdError: ``keyid`` is missing, not to be sent, or not the thumbprint.
+        BindingError: ``Signature-Key`` does not name ``signing`` in a way that the profile takes.
     """
     rules = DIRECTORY if directory else profile
     _check_tag(base.tag, rules)
-    _check_parameters(base.parameters, rules)
+    if base.signature_params is not None:
+        _check_parameters(base, rules, signing)
     _check_coverage(base.components, rules)
     _check_response_components(base.components, rules)
-    if base.alg is not None and base.alg != algorithm.http_name:
-        raise AlgorithmError(f"the base names another alg than the key's, which is {algorithm.http_name}")
     _check_created(base.created, rules, now)
     _check_expires(base, rules, now, not_after)
+    if rules.signature_key_schemes:
+        _check_signature_key(base.components, rules, signing, now)
 
 
 def check_jws(jws: JwsSigningInput, profile: Profile, *, algorithm: Algorithm, now: float, not_after: float) -> None:
@@ -116,11 +194,16 @@ def check_jws(jws: JwsSigningInput, profile: Profile, *, algorithm: Algorithm, n
         TagError: ``typ`` is missing or not one of the profile's.
         AlgorithmError: ``alg`` is not the key's.
         FreshnessError: ``exp``, ``iat`` or ``nbf`` is missing, not a number, or outside of its window.
+        KeyIdError: ``kid`` is missing.
+        BindingError: ``cnf`` is missing or empty.
     """
     _check_typ(jws.typ, profile)
+    if profile.require_jwt_kid and jws.kid is None:
+        raise KeyIdError(f"profile {profile.name!r} requires a kid in the header")
     _check_jose_name(jws, profile, algorithm)
-    expires = _check_exp(jws.claims, profile, now, not_after)
+    expires = _check_exp(jws, profile, now, not_after)
     _check_iat_and_nbf(jws.claims, profile, now, expires)
+    _check_cnf(jws, profile)
 
 
 def _check_tag(tag: str | None, profile: Profile) -> None:
@@ -130,7 +213,8 @@ def _check_tag(tag: str | None, profile: Profile) -> None:
         raise TagError(f"tag {DIRECTORY_TAG!r} is for responses of a key directory only")
 
 
-def _check_parameters(present: frozenset[str], profile: Profile) -> None:
+def _check_parameters(base: SignatureBase, profile: Profile, signing: Signing) -> None:
+    present = base.parameters
     for names, fault in (
         (profile.required_parameters - present, "requires"),
         (profile.forbidden_parameters & present, "does not allow"),
@@ -138,9 +222,22 @@ def _check_parameters(present: frozenset[str], profile: Profile) -> None:
         if names:
             name = min(names)
             raise _PARAMETER_ERRORS.get(name, FreshnessError)(f"profile {profile.name!r} {fault} the signature parameter {name}")
+    if base.alg is not None and base.alg != signing.algorithm.http_name:
+        raise AlgorithmError(f"the base names another alg than the key's, which is {signing.algorithm.http_name}")
+    if profile.keyid_is_thumbprint and base.keyid not in (None, signing.thumbprint):
+        raise KeyIdError(f"profile {profile.name!r} wants the thumbprint of the key as keyid")
+    if base.nonce is not None and len(base.nonce) < profile.min_nonce_length:
+        raise FreshnessError(f"profile {profile.name!r} wants a nonce of at least {profile.min_nonce_length} characters")
 
 
-def _check_coverage(components: Iterable[Component], profile: Profile) -> None:
+def _check_coverage(components: tuple[Component, ...], profile: Profile) -> None:
+    if profile.exact_components:
+        # Without the quotes of the names, which the configuration does not have.
+        listed = " ".join([c.identifier.replace('"', "", 2) for c in components])
+        if listed not in profile.exact_components:
+            raise CoverageError(
+                f"profile {profile.name!r} covers exactly {', or '.join(profile.exact_components)}, in that order"
+            )
     # A trailer field is another field than the header field of that name, so `;tr` covers nothing that is asked for.
     covered = {f"{c.name};req" if "req" in c.params else c.name for c in components if "tr" not in c.params}
     if not components and not profile.allow_empty_coverage:
@@ -158,6 +255,20 @@ def _check_response_components(components: Iterable[Component], profile: Profile
             raise CoverageError(f"profile {profile.name!r} signs requests, and @status and ;req are of responses")
         if component.name in _SIGNATURE_FIELDS:
             raise CoverageError(f"profile {profile.name!r} does not allow to cover {component.name}, another signature")
+
+
+def _check_signature_key(components: Iterable[Component], profile: Profile, signing: Signing, now: float) -> None:
+    covered = [component for component in components if component.name == "signature-key"]
+    if not covered:
+        raise CoverageError(f"profile {profile.name!r} requires that signature-key is covered")
+    if len(covered) > 1 or covered[0].params:
+        raise BindingError("signature-key is covered once, without parameters, so that all of it is signed as it is sent")
+    value = covered[0].value
+    if value or not profile.allow_empty_signature_key:
+        rules = binding.Rules(
+            profile.signature_key_schemes, profile.signature_key_types, profile.signature_key_id, profile.signature_key_dwk
+        )
+        binding.check(value, rules, signing, now)
 
 
 def _check_created(created: int | None, profile: Profile, now: float) -> None:
@@ -195,14 +306,16 @@ def _check_jose_name(jws: JwsSigningInput, profile: Profile, algorithm: Algorith
         raise AlgorithmError(f"the header names another alg than the key's, which is {algorithm.value}")
 
 
-def _check_exp(claims: Mapping[str, Any], profile: Profile, now: float, not_after: float) -> float:
-    expires = _numeric_date(claims, "exp")
+def _check_exp(jws: JwsSigningInput, profile: Profile, now: float, not_after: float) -> float:
+    expires = _numeric_date(jws.claims, "exp")
     if expires is None:
         raise FreshnessError("the token has no exp; add it, or ask for a lifetime")
     if expires <= now:
         raise FreshnessError("exp is over already")
-    if expires > now + profile.max_jwt_lifetime:
-        raise FreshnessError(f"profile {profile.name!r} allows exp at most {profile.max_jwt_lifetime:g} s ahead")
+    of_type = [seconds for typ, seconds in profile.jwt_lifetimes.items() if typ.lower() == (jws.typ or "").lower()]
+    lifetime = min(profile.max_jwt_lifetime, *of_type) if of_type else profile.max_jwt_lifetime
+    if expires > now + lifetime:
+        raise FreshnessError(f"profile {profile.name!r} allows exp at most {lifetime:g} s ahead")
     if expires > not_after:
         raise FreshnessError("exp is later than the end of publication of the key; ask for less")
     return expires
@@ -214,6 +327,14 @@ def _check_iat_and_nbf(claims: Mapping[str, Any], profile: Profile, now: float, 
         raise FreshnessError(f"iat is more than {profile.max_created_ahead:g} s ahead; check the clocks")
     if not_before is not None and not_before >= expires:
         raise FreshnessError("nbf is not before exp")
+
+
+def _check_cnf(jws: JwsSigningInput, profile: Profile) -> None:
+    if (jws.typ or "").lower() not in {typ.lower() for typ in profile.jwt_types_with_cnf}:
+        return
+    confirmation = jws.claims.get("cnf")
+    if not isinstance(confirmation, dict) or not (confirmation.get("jwk") or confirmation.get("jkt")):
+        raise BindingError(f"profile {profile.name!r} wants a token of this type to have cnf, with the key of its holder")
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:

@@ -74,13 +74,13 @@ class SignatureBase(NamedTuple):
     Attributes:
         components: the covered components in order, without ``@signature-params``.
         parameters: names of the signature parameters that are present.
-        signature_params: value of the last line, as it stands in the base.
+        signature_params: value of the last line, as it stands in the base; None: there is no such line (:mod:`keyd.core.unsigned_base`).
         created: seconds since the epoch, like ``expires``.
     """
 
     components: tuple[Component, ...]
     parameters: frozenset[str]
-    signature_params: str
+    signature_params: str | None
     created: int | None = None
     expires: int | None = None
     nonce: str | None = None
@@ -119,7 +119,9 @@ class SignatureBase(NamedTuple):
     def serialise(self) -> bytes:
         """Return the base in octets: what was parsed, byte for byte."""
         lines = [f"{c.identifier}: {c.value}" for c in self.components]
-        return "\n".join([*lines, _LAST_LINE + self.signature_params]).encode("ascii")
+        if self.signature_params is not None:
+            lines.append(_LAST_LINE + self.signature_params)
+        return "\n".join(lines).encode("ascii")
 
     def _target_uri(self) -> re.Match[str] | None:
         value = self.value("@target-uri")

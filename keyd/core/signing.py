@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from keyd.core import jws, signature_base
+from keyd.core.binding import Signing
 from keyd.core.decision import Decision
 from keyd.core.errors import KeyIdError, KeyStateError, PurposeError, SizeError
 from keyd.core.guard import Guard, finish
@@ -16,7 +17,7 @@ from keyd.core.keyring import Keyring
 from keyd.core.model import Key, KeyVersion, Purpose
 from keyd.core.policy import Rule, decide
 from keyd.core.principal import Principal
-from keyd.core.profile import Profile, check_base, check_jws
+from keyd.core.profile import Profile, check_base, check_jws, read_base
 from keyd.core.signing_request import SigningRequest, audience_of, authority_of, issuer_of, path_of
 from keyd.core.snapshot import KeyView, VersionView
 
@@ -145,7 +146,8 @@ class Signer:
     def _check_base(
         self, decision: Decision, view: KeyView, data: bytes, kid: str | None, now: float
     ) -> tuple[VersionView, SigningRequest]:
-        base = signature_base.parse(data)
+        profile = self._profile(view.key)
+        base = read_base(data, profile)
         directory = base.tag == signature_base.DIRECTORY_TAG
         purpose = Purpose.DIRECTORY if directory else Purpose.HTTP
         request = SigningRequest(purpose, view.key.profile, now, base=base)
@@ -156,8 +158,8 @@ class Signer:
         version = self._version(view, base.keyid, kid, now)
         check_base(
             base,
-            self._profile(view.key),
-            algorithm=view.key.algorithm,
+            profile,
+            Signing(view.key.algorithm, version.record.kid, version.record.thumbprint),
             now=now,
             not_after=version.record.timeline.publication_ends(now, view.key.lifecycle),
             directory=directory,

@@ -93,6 +93,9 @@ def test_every_field_arrives():
     assert (grant.principals[0].uid, grant.principals[0].gid, len(grant.principals)) == (0, 0, 7)
     assert (grant.rate, grant.max_jwt_lifetime, grant.jwt_types) == (Rate(0.5, 10), 300, {"jwt"})
     assert loaded.grants["operators"].grant.operations == GROUPS["read"] | {"rotate_key"}
+    assert gateway.jwt_lifetimes == {"aa-agent+jwt": 3600.0, "other": 60.0}
+    assert gateway.signature_key_schemes == {"jwks_uri", "jkt-jwt"}
+    assert loaded.profiles["lumoauth-legacy"].unsigned_parameters
     assert loaded.backends["main"].type == "file"
     assert loaded.backends["main"].options.model_dump()["kek"]["file"] == Path("/etc/keyd/kek")
     assert not loaded.first_run_allowed

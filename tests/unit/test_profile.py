@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from backends.api import Algorithm
-from keyd.core.errors import AlgorithmError, CoverageError, FreshnessError, KeyIdError, RefusedError, TagError
+from keyd.core.binding import Signing
+from keyd.core.errors import AlgorithmError, BindingError, CoverageError, FreshnessError, KeyIdError, RefusedError, TagError
 from keyd.core.jws import JwsSigningInput
 from keyd.core.profile import BUILT_IN, Profile, check_base, check_jws
 from keyd.core.signature_base import DIRECTORY_TAG, parse
@@ -19,7 +20,7 @@ T = 1_800_000_000
 PLAIN = BUILT_IN["rfc9421"]
 BOT = BUILT_IN["web-bot-auth"]
 AAUTH = Profile(
-    "aauth",
+    "no-alg",
     required_components=("@method", "@authority", "@path", "signature-key"),
     forbidden_parameters=frozenset({"alg", "keyid"}),
 )
@@ -44,7 +45,8 @@ def check(
         lines.append(f"{identifiers[-1]}: {VALUES.get(name, 'v')}")
     lines.append(f'"@signature-params": ({" ".join(identifiers)}){parameters}')
     base = parse("\n".join(lines).encode())
-    check_base(base, profile, algorithm=algorithm, now=NOW, not_after=not_after, directory=directory)
+    signing = Signing(algorithm, "kid", "k")  # its thumbprint is the keyid of all bases here
+    check_base(base, profile, signing, now=NOW, not_after=not_after, directory=directory)
 
 
 CREATED = f";created={T}"
@@ -247,6 +249,100 @@ def test_refuses_token(changes: dict[str, Any], error: type[RefusedError]) -> No
     with pytest.raises(error) as caught:
         token(**changes)
     assert type(caught.value) is error
+
+
+LUMO = replace(BUILT_IN["lumoauth"], signature_key_schemes=frozenset())
+LUMO_COMPONENTS = LUMO.exact_components[0]
+LUMO_PARAMETERS = f';created={T};nonce="{"n" * 16}"'
+
+ACCEPTED_FIELDS: dict[str, tuple[str, str, Profile]] = {
+    "list as it must be": ("@method @authority", CREATED, replace(PLAIN, exact_components=("@method", "@method @authority"))),
+    "list with a parameter": ('x;key="a" @path', CREATED, replace(PLAIN, exact_components=('x;key="a" @path',))),
+    "nonce of the least length": (LUMO_COMPONENTS, LUMO_PARAMETERS, LUMO),
+    "no nonce": ("@method", CREATED, replace(PLAIN, min_nonce_length=16)),
+    "keyid that is the thumbprint": ("@method", f'{CREATED};keyid="k"', replace(PLAIN, keyid_is_thumbprint=True)),
+    "no keyid": ("@method", CREATED, replace(PLAIN, keyid_is_thumbprint=True)),
+    "signature-key not looked at": ("@method signature-key", CREATED, PLAIN),
+}
+
+
+@pytest.mark.parametrize(("components", "parameters", "profile"), ACCEPTED_FIELDS.values(), ids=ACCEPTED_FIELDS)
+def test_accepts_field(components: str, parameters: str, profile: Profile) -> None:
+    check(components, parameters, profile)
+
+
+REFUSED_FIELDS: dict[str, tuple[str, str, Profile, type[RefusedError]]] = {
+    "list in another order": ("@authority @method", CREATED, ACCEPTED_FIELDS["list as it must be"][2], CoverageError),
+    "list with one more": ("@method @authority @path", CREATED, ACCEPTED_FIELDS["list as it must be"][2], CoverageError),
+    "list with one less": ("@authority", CREATED, ACCEPTED_FIELDS["list as it must be"][2], CoverageError),
+    "list with another parameter": ('x;key="b" @path', CREATED, ACCEPTED_FIELDS["list with a parameter"][2], CoverageError),
+    "list without the parameter": ("x @path", CREATED, ACCEPTED_FIELDS["list with a parameter"][2], CoverageError),
+    "nonce too short": (LUMO_COMPONENTS, LUMO_PARAMETERS.replace("n" * 16, "n" * 15), LUMO, FreshnessError),
+    "nonce missing": (LUMO_COMPONENTS, CREATED, LUMO, FreshnessError),
+    "lumoauth with expires": (LUMO_COMPONENTS, f"{LUMO_PARAMETERS};expires={T + 9}", LUMO, FreshnessError),
+    "lumoauth with keyid": (LUMO_COMPONENTS, f'{LUMO_PARAMETERS};keyid="k"', LUMO, KeyIdError),
+    "lumoauth with alg": (LUMO_COMPONENTS, f'{LUMO_PARAMETERS};alg="ed25519"', LUMO, AlgorithmError),
+    "lumoauth with tag": (LUMO_COMPONENTS, f'{LUMO_PARAMETERS};tag="x"', LUMO, TagError),
+    "keyid that is the kid": ("@method", f'{CREATED};keyid="kid"', replace(PLAIN, keyid_is_thumbprint=True), KeyIdError),
+    "web bot auth by kid": ("@authority", BOT_PARAMETERS.replace('"k"', '"kid"'), BOT, KeyIdError),
+    "aauth without signature-key": ("@method @authority @path", CREATED, BUILT_IN["aauth"], CoverageError),
+    "aauth by trailer": ("@method @authority @path signature-key;tr", CREATED, BUILT_IN["aauth"], CoverageError),
+    "signature-key not asked for, but looked at": (
+        "@method",
+        CREATED,
+        replace(PLAIN, signature_key_schemes=frozenset({"jwt"})),
+        CoverageError,
+    ),
+    "one member of signature-key": (
+        '@method signature-key;key="sig"',
+        CREATED,
+        replace(PLAIN, signature_key_schemes=frozenset({"jwt"})),
+        BindingError,
+    ),
+    "signature-key twice": (
+        "@method @authority @path signature-key signature-key;sf",
+        CREATED,
+        BUILT_IN["aauth"],
+        BindingError,
+    ),
+    "signature-key that is none": (AAUTH_COMPONENTS, CREATED, BUILT_IN["aauth"], BindingError),
+    "lumoauth with a signature-key that is none": (LUMO_COMPONENTS, LUMO_PARAMETERS, BUILT_IN["lumoauth"], BindingError),
+}
+
+
+@pytest.mark.parametrize(("components", "parameters", "profile", "error"), REFUSED_FIELDS.values(), ids=REFUSED_FIELDS)
+def test_refuses_field(components: str, parameters: str, profile: Profile, error: type[RefusedError]) -> None:
+    with pytest.raises(error) as caught:
+        check(components, parameters, profile)
+    assert type(caught.value) is error
+
+
+SERVER = BUILT_IN["aauth-server"]
+CNF = {"cnf": {"jkt": "t"}}
+
+
+def test_each_type_has_its_own_longest_life() -> None:
+    for typ, seconds, claims in (("aa-resource+jwt", 300, {}), ("AA-auth+jwt", 3600, CNF), ("aa-agent+jwt", 86400, CNF)):
+        good = JwsSigningInput("Ed25519", typ, "kid", {"exp": T + seconds, **claims})
+        check_jws(good, SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
+        bad = replace(good, claims={"exp": T + seconds + 1, **claims})
+        with pytest.raises(FreshnessError, match=f"at most {seconds} s"):
+            check_jws(bad, SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
+
+
+@pytest.mark.parametrize("cnf", [{}, {"cnf": None}, {"cnf": {}}, {"cnf": "t"}, {"cnf": {"jwk": None}}, {"cnf": {"kid": "k"}}])
+def test_a_token_for_a_holder_names_its_key(cnf: dict[str, Any]) -> None:
+    for typ in ("aa-agent+jwt", "AA-AGENT+jwt"):
+        bearer = JwsSigningInput("Ed25519", typ, "kid", {"exp": T + 60, **cnf})
+        with pytest.raises(BindingError):
+            check_jws(bearer, SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
+
+
+def test_a_header_without_kid_is_refused_where_it_must_be_there() -> None:
+    jws = JwsSigningInput("Ed25519", "aa-resource+jwt", None, {"exp": T + 60})
+    with pytest.raises(KeyIdError):
+        check_jws(jws, SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
+    check_jws(replace(jws, kid="k"), SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
 
 
 def test_built_in_profiles_are_named_after_their_keys() -> None:
