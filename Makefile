@@ -27,6 +27,9 @@ faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## break real stores under load; S
 hostile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## send a daemon valid inputs broken in every known way; CASES= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m hostile --cases $(or $(CASES),12000) $(ARGS)
 
+fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thought of; MINUTES= is for how long
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),10) $(ARGS)
+
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/stores.py --seconds 1.2 --rounds 5 $(ARGS)
 
@@ -73,6 +76,10 @@ $(VENV)/keyd.stamp: $(VENV)/deps.stamp $(SOURCE)
 $(VENV)/test.stamp: $(VENV)/deps.stamp .ci/install-components
 	sh .ci/install-components
 	$(BIN)/pip install --quiet --group test
+	@touch $@
+
+$(VENV)/fuzz.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --group fuzz
 	@touch $@
 
 $(VENV)/lint.stamp: $(VENV)/deps.stamp

@@ -6,13 +6,14 @@ from typing import Any
 
 import http_sf
 import pytest
+from fuzz import agreement
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keyd.core.errors import KeydError
-from keyd.core.signature_base import MAX_BYTES, Component, SignatureBase, parse
+from keyd.core.signature_base import MAX_BYTES, parse
 
-LAST = '"@signature-params": '
+LAST = agreement.LAST
 LIMITS = settings(max_examples=300, deadline=None)
 
 printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=12)
@@ -52,33 +53,12 @@ def make(items: list[tuple[str, dict[str, Any], str]], params: dict[str, Any]) -
     return "\n".join(lines).encode("ascii")
 
 
-def inner_list(base: bytes) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
-    value = base.decode().rpartition("\n")[2].removeprefix(LAST)
-    members: Any = http_sf.parse(value.encode(), tltype="list")
-    assert http_sf.ser(members) == value
-    (parsed,) = members
-    items, params = parsed
-    return items, params
-
-
-def seen(component: Component) -> tuple[str, dict[str, Any]]:
-    return component.name, dict(component.params)
-
-
-def check_agreement(base: SignatureBase, data: bytes) -> None:
-    assert base.serialise() == data
-    items, params = inner_list(data)
-    assert [seen(component) for component in base.components] == items
-    assert base.parameters == params.keys()
-    assert {name: getattr(base, name) for name in params} == params
-
-
 @LIMITS
 @given(components, parameters)
 def test_every_valid_base_parses_as_the_library_reads_it(items: list[Any], params: dict[str, Any]) -> None:
     data = make(items, params)
     base = parse(data)
-    check_agreement(base, data)
+    agreement.check_base(base, data)
     assert [component.value for component in base.components] == [value for _, _, value in items]
 
 
@@ -95,7 +75,7 @@ def test_a_mutated_base_is_refused_or_still_canonical(items: list[Any], params: 
         parsed = parse(mutated)
     except KeydError:
         return
-    check_agreement(parsed, mutated)
+    agreement.check_base(parsed, mutated)
 
 
 @LIMITS
@@ -140,7 +120,7 @@ def test_fragments_of_bases_raise_nothing_but_domain_errors(parts: list[str]) ->
         base = parse(data)
     except KeydError:
         return
-    check_agreement(base, data)
+    agreement.check_base(base, data)
 
 
 #: Repetitions that make a pattern with two ways to read the same bytes take quadratic or exponential time.

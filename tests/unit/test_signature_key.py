@@ -6,11 +6,12 @@ from typing import Any
 
 import http_sf
 import pytest
+from fuzz import agreement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyd.core.errors import BindingError
-from keyd.core.signature_key import SignatureKey, decode_token, parse
+from keyd.core.signature_key import decode_token, parse
 
 LIMITS = settings(max_examples=300, deadline=None)
 THUMBPRINT = "poqkLGiymh_W0uP6PZFw-dvez3QJT5SolqXBCW38r0U"
@@ -21,19 +22,13 @@ strings = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_siz
 parameters = st.dictionaries(keys, st.one_of(strings, st.booleans()), max_size=5)
 
 
-def check_agreement(member: SignatureKey, value: str) -> None:
-    read: Any = http_sf.parse(value.encode(), tltype="dictionary")
-    ((label, (scheme, params)),) = read.items()
-    assert (member.label, member.scheme, dict(member.params)) == (label, str(scheme), dict(params))
-
-
 @LIMITS
 @given(keys, tokens, parameters)
 def test_every_member_with_strings_is_read_as_the_library_reads_it(label: str, scheme: str, params: dict[str, Any]) -> None:
     value = http_sf.ser({label: (http_sf.Token(scheme), params)})
     member = parse(value)
     assert (member.label, member.scheme, dict(member.params)) == (label, scheme, params)
-    check_agreement(member, value)
+    agreement.check_signature_key(member, value)
 
 
 @LIMITS
@@ -51,7 +46,7 @@ def test_what_is_taken_of_a_mutated_value_the_library_reads_the_same(
         member = parse(mutated)
     except BindingError:
         return
-    check_agreement(member, mutated)
+    agreement.check_signature_key(member, mutated)
 
 
 @LIMITS
@@ -61,7 +56,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         member = parse(text)
     except BindingError:
         return
-    check_agreement(member, text)
+    agreement.check_signature_key(member, text)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,161 @@
+"""The services as the daemon puts them together, without a socket: a byte chooses the call, the rest is the message on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from support import FakeClock
+
+from keyd import app, config
+from keyd.core.errors import KeydError
+from keyd.core.principal import Principal
+from keyd.service.call import Call, Caller
+from keyd.service.status import to_status
+from keyd.v1 import key_service_pb2, types_pb2
+
+CONFIG = """
+[server]
+socket = "{directory}/s"
+state_dir = "{directory}/state"
+[http]
+enabled = false
+[log]
+level = "error"
+[backends.memory]
+type = "memory"
+[profiles.legacy]
+unsigned_parameters = true
+required_parameters = []
+"""
+MAX_KEYS = 60  # a fuzzer finds out how to make keys; then it starts again
+
+
+class RecordedServer:
+    """Stands in for the gRPC server: keeps the services that it is given, and listens to nothing."""
+
+    services: dict[Any, Any] = {}  # noqa: RUF012 - of the last one
+
+    def __init__(self, services: dict[Any, Any], *_: object, **__: object) -> None:
+        RecordedServer.services = services
+
+    def listen(self, address: str) -> None:
+        Path(address.removeprefix("unix:")).touch()
+
+    async def start(self) -> None: ...
+
+    async def stop(self, *_: object) -> None: ...
+
+    async def report(self, *_: object) -> None: ...
+
+
+class Daemon:
+    """A daemon with some keys, in this process."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.directory = Path(tempfile.mkdtemp(prefix="keyd-f-"))
+        self._stack = AsyncExitStack()
+        self.methods: list[MethodDescriptor] = []
+        self.keys = 0
+        path = self.directory / "keyd.toml"
+        path.write_text(CONFIG.format(directory=self.directory))
+        self.loop.run_until_complete(self._start(path))
+
+    async def _start(self, path: Path) -> None:
+        real, app.GrpcServer = app.GrpcServer, RecordedServer  # type: ignore[assignment, misc]
+        try:
+            self._daemon = await app.start(config.load(path), self._stack, FakeClock())
+        finally:
+            app.GrpcServer = real  # type: ignore[misc]
+        for descriptor in RecordedServer.services:
+            for method in descriptor.methods:
+                if not (method.client_streaming or method.server_streaming):
+                    self.methods.append(method)
+        self.methods.sort(key=lambda method: method.full_name)
+        for name, profile, purposes in (
+            ("a", "rfc9421", ["http", "jwt"]),
+            ("b", "aauth", ["http"]),
+            ("c", "lumoauth", ["http"]),
+            ("d", "web-bot-auth", ["http", "directory"]),
+            ("e", "legacy", ["http"]),
+            ("f", "rfc9421", ["raw"]),
+        ):
+            numbers = [types_pb2.Purpose.Value(f"PURPOSE_{purpose.upper()}") for purpose in purposes]
+            spec = key_service_pb2.KeySpec(name=name, profile=profile, purposes=numbers)
+            await self._call("CreateKey", key_service_pb2.CreateKeyRequest(spec=spec))
+
+    async def _call(self, name: str, request: Message) -> None:
+        (method,) = [method for method in self.methods if method.name == name]
+        await self.serve(method, request)
+
+    async def serve(self, method: MethodDescriptor, request: Message) -> None:
+        """Do what the gRPC server does with a message."""
+        service = RecordedServer.services[method.containing_service]
+        call = Call(Caller(Principal(uid=os.geteuid())))
+        answer = await getattr(service, _snake(method.name))(request, call)
+        assert isinstance(answer, Message)
+        answer.SerializeToString()
+        self.keys = len(self._daemon.keyring.snapshot.keys)
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self._close())
+        self.loop.close()
+        shutil.rmtree(self.directory)
+
+    async def _close(self) -> None:
+        await self._stack.aclose()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+
+_daemon: Daemon | None = None
+
+
+def one_input(data: bytes) -> None:
+    """Call one method. Only the errors that have a status may come out of it."""
+    global _daemon  # noqa: PLW0603 - as long as the process
+    if _daemon is None or _daemon.keys > MAX_KEYS:
+        close()
+        _daemon = Daemon()
+    if not data:
+        return
+    method = _daemon.methods[data[0] % len(_daemon.methods)]
+    try:
+        request = GetMessageClass(method.input_type).FromString(data[1:])
+    except DecodeError:
+        return
+    try:
+        _daemon.loop.run_until_complete(_daemon.serve(method, request))
+    except KeydError as error:
+        assert type(error) is not KeydError
+        to_status(error).SerializeToString()
+
+
+def encode(method: str, request: Message) -> bytes:
+    """Return the input that makes this call."""
+    global _daemon  # noqa: PLW0603
+    _daemon = _daemon or Daemon()
+    (place,) = [i for i, known in enumerate(_daemon.methods) if known.name == method]
+    return bytes([place]) + request.SerializeToString()
+
+
+def close() -> None:
+    """End the daemon, so that nothing stays behind."""
+    global _daemon  # noqa: PLW0603
+    if _daemon is not None:
+        _daemon.close()
+        _daemon = None
+
+
+def _snake(name: str) -> str:
+    """Return the name of a method as the services have it, in which JWT and JWKS are words."""
+    words = name.replace("JWKS", "Jwks").replace("JWT", "Jwt")
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in words).lstrip("_")
