@@ -25,6 +25,10 @@ paths = ["/v1/"]
 principals = [{{ uid = {os.getuid()} }}]
 keys = ["open-*"]
 purposes = ["http", "jwt", "directory"]
+
+[limits]
+rate = 1000000
+burst = 1000000
 """
 ALLOWED = ["api.shop.example", "a.pay.example", "x.y.pay.example"]
 
@@ -68,6 +72,7 @@ METHODS = [
 AUTHORITY = frozenset({"AUTHORITY", "MALFORMED"})
 METHOD = frozenset({"METHOD", "MALFORMED"})
 PATH = frozenset({"PATH", "MALFORMED"})
+URI = AUTHORITY | PATH  # what ends in / or ? leads out of the path
 
 
 def _draft(rng: random.Random, now: int, **values: str) -> Draft:
@@ -104,7 +109,6 @@ def _two_paths(rng: random.Random, now: int) -> Draft:
     return _draft(rng, now, **{"@authority": good, "@path": first, "@target-uri": f"https://{good}{second}"})
 
 
-#: The paths that an authority in a URI leads out of are left to the class of paths.
 MUTATIONS: dict[str, tuple[frozenset[str], Callable[[random.Random, int], Draft]]] = {}
 for _number in range(12):  # many draws a round: this class is the point of it all
     MUTATIONS[f"grant: another authority ({_number})"] = (
@@ -112,7 +116,7 @@ for _number in range(12):  # many draws a round: this class is the point of it a
         lambda rng, now: _draft(rng, now, **{"@authority": rng.choice(AUTHORITIES)}),
     )
     MUTATIONS[f"grant: another authority in @target-uri ({_number})"] = (
-        AUTHORITY,
+        URI,
         lambda rng, now: _by_uri(rng, now, rng.choice(AUTHORITIES), "/v1/x"),
     )
 MUTATIONS |= {
