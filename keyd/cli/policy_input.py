@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 import click
 
 from backends.api import Algorithm
+from keyd.cli import output
 from keyd.cli.options import Connection
 from keyd.config import Config
 from keyd.core import jws, signature_base
+from keyd.core.binding import Signing
 from keyd.core.errors import KeydError
 from keyd.core.grants import OPERATIONS
 from keyd.core.model import Purpose
 from keyd.core.principal import Principal
-from keyd.core.profile import Profile, check_base, check_jws
+from keyd.core.profile import Profile, check_base, check_jws, read_base
 from keyd.core.signing_request import SigningRequest
 
 _NUMBERS = frozenset({"uid", "gid", "pid"})
@@ -29,10 +31,15 @@ _KEYLESS = frozenset({"list_keys", "list_backends", "list_stored_keys", "get_hea
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """What must be known of a key to look at its inputs."""
+    """What must be known of a key to look at its inputs.
+
+    Attributes:
+        profile: without the rules that compare an input with the key itself, unless ``signing`` is known.
+        signing: the version that signs now; without kid and thumbprint when no daemon told them.
+    """
 
     profile: Profile
-    algorithm: Algorithm
+    signing: Signing
 
 
 def principal(text: str) -> Principal:
@@ -96,11 +103,20 @@ def operation(name: str, key: str | None) -> str:
 
 def key_of(connection: Connection, name: str, config: Config, profile: str | None, algorithm: str | None) -> KeyFacts:
     """Return what was said of a key; what was not said as the daemon has it, else the default. Raises click.UsageError."""
-    known = _asked(connection, name) if profile is None or algorithm is None else {}
+    known = _asked(connection, name)
     chosen = profile or known.get("profile") or config.defaults.profile
     if chosen not in config.profiles:
         raise click.UsageError(f"there is no profile {chosen!r}; there are {', '.join(sorted(config.profiles))}")
-    return KeyFacts(config.profiles[chosen], Algorithm(algorithm or known.get("algorithm") or config.defaults.algorithm.value))
+    rules = config.profiles[chosen]
+    signing = Signing(
+        Algorithm(algorithm or known.get("algorithm") or config.defaults.algorithm.value),
+        known.get("kid", ""),
+        known.get("thumbprint", ""),
+    )
+    if not signing.kid and (rules.signature_key_schemes or rules.keyid_is_thumbprint):
+        output.note("the daemon did not tell the kid of this key, so what names it in the input is not compared with it")
+        rules = replace(rules, signature_key_schemes=frozenset(), keyid_is_thumbprint=False)
+    return KeyFacts(rules, signing)
 
 
 def _asked(connection: Connection, name: str) -> dict[str, str]:
@@ -113,7 +129,9 @@ def _asked(connection: Connection, name: str) -> dict[str, str]:
     except KeydClientError:
         return {}  # no daemon, no such key, or none of our business
     spelled = types_pb2.Algorithm.Name(key.algorithm).removeprefix("ALGORITHM_").lower()
-    return {"profile": key.profile, "algorithm": next(a.value for a in Algorithm if a.value.lower() == spelled)}
+    known = {"profile": key.profile, "algorithm": next(a.value for a in Algorithm if a.value.lower() == spelled)}
+    active = next((version for version in key.versions if version.state == types_pb2.KEY_STATE_ACTIVE), None)
+    return known if active is None else {**known, "kid": active.kid, "thumbprint": active.thumbprint}
 
 
 def bare(purpose: str, about: KeyFacts) -> SigningRequest:
@@ -131,10 +149,10 @@ def read(data: bytes, is_jwt: bool, about: KeyFacts) -> SigningRequest | KeydErr
 
 
 def _base(data: bytes, about: KeyFacts) -> SigningRequest:
-    base = signature_base.parse(data)
+    base = read_base(data, about.profile)
     directory = base.tag == signature_base.DIRECTORY_TAG
     now = time.time() if base.created is None else float(base.created)
-    check_base(base, about.profile, algorithm=about.algorithm, now=now, not_after=inf, directory=directory)
+    check_base(base, about.profile, about.signing, now=now, not_after=inf, directory=directory)
     return SigningRequest(Purpose.DIRECTORY if directory else Purpose.HTTP, about.profile.name, now, base=base)
 
 
@@ -142,5 +160,5 @@ def _token(data: bytes, about: KeyFacts) -> SigningRequest:
     parsed = jws.parse(b".".join(data.split(b".")[:2]))
     issued = parsed.claims.get("iat")
     now = float(issued) if isinstance(issued, int | float) and not isinstance(issued, bool) else time.time()
-    check_jws(parsed, about.profile, algorithm=about.algorithm, now=now, not_after=inf)
+    check_jws(parsed, about.profile, algorithm=about.signing.algorithm, now=now, not_after=inf)
     return SigningRequest(Purpose.JWT, about.profile.name, now, token=parsed)
