@@ -32,6 +32,9 @@ enabled = false
 level = "error"
 [backends.memory]
 type = "memory"
+[limits]
+rate = 1000000
+burst = 1000000
 [profiles.legacy]
 unsigned_parameters = true
 required_parameters = []
@@ -39,22 +42,18 @@ required_parameters = []
 MAX_KEYS = 60  # a fuzzer finds out how to make keys; then it starts again
 
 
-class RecordedServer:
-    """Stands in for the gRPC server: keeps the services that it is given, and listens to nothing."""
+class RecordedFront:
+    """Stands in for every way in: keeps the services that it is given, and listens to nothing."""
 
     services: dict[Any, Any] = {}  # noqa: RUF012 - of the last one
+    tcp = None
 
-    def __init__(self, services: dict[Any, Any], *_: object, **__: object) -> None:
-        RecordedServer.services = services
+    def __init__(self, services: dict[Any, Any], *_: object) -> None:
+        RecordedFront.services = services
 
-    def listen(self, address: str) -> None:
-        Path(address.removeprefix("unix:")).touch()
+    async def start(self, stack: AsyncExitStack) -> None: ...
 
-    async def start(self) -> None: ...
-
-    async def stop(self, *_: object) -> None: ...
-
-    async def report(self, *_: object) -> None: ...
+    async def report(self, backends: object) -> None: ...
 
 
 class Daemon:
@@ -71,12 +70,12 @@ class Daemon:
         self.loop.run_until_complete(self._start(path))
 
     async def _start(self, path: Path) -> None:
-        real, app.GrpcServer = app.GrpcServer, RecordedServer  # type: ignore[assignment, misc]
+        real, app.Front = app.Front, RecordedFront  # type: ignore[assignment, misc]
         try:
             self._daemon = await app.start(config.load(path), self._stack, FakeClock())
         finally:
-            app.GrpcServer = real  # type: ignore[misc]
-        for descriptor in RecordedServer.services:
+            app.Front = real  # type: ignore[misc]
+        for descriptor in RecordedFront.services:
             for method in descriptor.methods:
                 if not (method.client_streaming or method.server_streaming):
                     self.methods.append(method)
@@ -99,7 +98,7 @@ class Daemon:
 
     async def serve(self, method: MethodDescriptor, request: Message) -> None:
         """Do what the gRPC server does with a message."""
-        service = RecordedServer.services[method.containing_service]
+        service = RecordedFront.services[method.containing_service]
         call = Call(Caller(Principal(uid=os.geteuid())))
         answer = await getattr(service, _snake(method.name))(request, call)
         assert isinstance(answer, Message)
