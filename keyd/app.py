@@ -17,10 +17,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from backends.api import BackendContext
 from backends.errors import BackendConfigError, BackendError
+from keyd import audit, log, plugins, process
 from keyd import config as configuration
-from keyd import log, plugins, process
 from keyd.config import Config, ConfigError
 from keyd.core.clock import Clock, SystemClock
+from keyd.core.decision import NoAudit
 from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
@@ -32,19 +33,21 @@ from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
 from keyd.front import Front
 from keyd.service.admission import admitted
+from keyd.service.audit import AuditService
 from keyd.service.backends import BackendService
 from keyd.service.gate import listener
 from keyd.service.gate.tcp import TcpListeners
 from keyd.service.http import application
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
-from keyd.service.metrics import Metrics
+from keyd.service.metrics import CountedAudit, Metrics
 from keyd.service.operators import for_operators
 from keyd.service.signing import Publication, SigningService
-from keyd.v1 import backend_service_pb2, key_service_pb2, signing_service_pb2
+from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, signing_service_pb2
 
 _SIGNING = signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]
 _KEYS = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
+_AUDIT = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _BACKENDS = backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]
 _log = structlog.get_logger("keyd")
 
@@ -60,6 +63,7 @@ class Daemon:
     signer: Signer
     publication: Publication
     defaults: Defaults
+    audit: audit.Kept | None = None
     http_port: int | None = None
     metrics_port: int | None = None
     tcp: TcpListeners | None = None
@@ -72,6 +76,8 @@ class Daemon:
         self.keyring.served_max_age = config.jwks.max_age
         self.signer.profiles = profiles
         self.guard.policy = configuration.policy(config, owners={0, os.geteuid()})
+        if self.audit is not None:
+            self.audit.apply(config.audit.to_rules(), config.audit.checkpoint_interval, config.audit.checkpoint_records)
         self.publication.max_age, self.publication.alg_style = config.jwks.max_age, config.jwks.alg
         new = _defaults(config)
         for name in Defaults.__slots__:
@@ -133,8 +139,11 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     stack.callback(store.close)
     keyring = Keyring(store, runners, clock, served_max_age=config.jwks.max_age)
     await keyring.start()
+    kept = await audit.start(config, keyring, store, clock, stack)
 
-    guard = Guard(configuration.policy(config, owners={0, os.geteuid()}), clock)
+    metrics = Metrics()
+    trail = CountedAudit(kept.trail if kept is not None else NoAudit(), metrics)
+    guard = Guard(configuration.policy(config, owners={0, os.geteuid()}), clock, trail)
     signer = Signer(keyring, {}, guard)
     publication = Publication(config.jwks.max_age, config.jwks.alg)
 
@@ -142,15 +151,18 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         await front.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
-    metrics = Metrics()
     metrics.watch(keyring, monitor)
-    daemon = Daemon(config, keyring, monitor, guard, signer, publication, _defaults(config))
+    daemon = Daemon(config, keyring, monitor, guard, signer, publication, _defaults(config), kept)
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
     services = _services(
         guard,
         agents={_SIGNING: SigningService(keyring, signer, publication, guard)},
-        operators={_KEYS: KeyService(keyring, daemon.defaults, guard), _BACKENDS: BackendService(keyring, monitor, types)},
+        operators={
+            _KEYS: KeyService(keyring, daemon.defaults, guard),
+            _BACKENDS: BackendService(keyring, monitor, types),
+            _AUDIT: AuditService(kept),
+        },
     )
 
     if config.http.enabled:

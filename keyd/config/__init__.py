@@ -1,5 +1,6 @@
 """Configuration: one strict TOML file, read once, checked as a whole, and frozen."""
 
+from keyd.config.audit import Audit
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection, PrincipalSection
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.loader import DEFAULT_PATH, find, load
@@ -20,6 +21,7 @@ __all__ = [
     "Jwks",
     "Defaults",
     "Log",
+    "Audit",
     "ProfileSection",
     "GrantConfig",
     "GrantSection",

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(s|m|h|d)", re.ASCII)
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MAX = 100 * 365 * 86400.0
 
 
@@ -43,6 +43,8 @@ def text(value: float) -> str:
     for unit in ("d", "h", "m"):
         if value and value % _UNITS[unit] == 0:
             return f"{value / _UNITS[unit]:.0f}{unit}"
+    if 0 < value < 1 and seconds(short := f"{value * 1000:.3f}".rstrip("0").rstrip(".") + "ms") == value:
+        return short
     return f"{value:g}s" if value == float(f"{value:g}") else repr(value)
 
 

@@ -19,7 +19,19 @@ from keyd.config import places
 from keyd.config.durations import text
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection
 from keyd.config.listeners import Connections, OwnSocket
-from keyd.config.model import BackendConfig, BackendLimits, Config, Defaults, Http, Jwks, Log, Metrics, ProfileSection, Server
+from keyd.config.model import (
+    Audit,
+    BackendConfig,
+    BackendLimits,
+    Config,
+    Defaults,
+    Http,
+    Jwks,
+    Log,
+    Metrics,
+    ProfileSection,
+    Server,
+)
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
 from keyd.config.section import Section
 from keyd.config.tcp import Tcp
@@ -41,7 +53,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "limits": Limits,
     "policy": PolicySection,
 }
-_TABLES = (*_SECTIONS, "sockets", "tcp", "grants", "profiles", "backends")
+_TABLES = (*_SECTIONS, "audit", "sockets", "tcp", "grants", "profiles", "backends")
 
 _M = TypeVar("_M", bound=BaseModel)
 _Where = tuple[str, ...]
@@ -133,15 +145,18 @@ class _Loader:
             tables["defaults"]["backend"] = next(iter(backends))
         sections: dict[str, Any] = {name: self._section(model, (name,), tables[name]) for name, model in _SECTIONS.items()}
         sockets, tcp = self._sockets(data, sections["server"]), self._tcp(data)
-        grants = self._grants(data, profiles)
+        grants, audit = self._grants(data, profiles), self._audit(data, sections["server"], sections["defaults"])
         if sections["defaults"] is not None and sections["jwks"] is not None:
             self._check_periods(sections["defaults"], sections["jwks"])
         if sections["defaults"] is not None:
             self._check_names(sections["defaults"], profiles, backends, chosen=chosen)
-        if self._problems or None in sections.values():
+        if audit is not None and audit.backend is not None:
+            self._check_backend(("audit", "backend"), audit.backend, backends)
+        if self._problems or audit is None or None in sections.values():
             raise ConfigError(sorted(self._problems, key=lambda p: (p.line is None, p.line or 0, p.where)), self._path)
         return Config(
             **sections,
+            audit=audit,
             sockets=MappingProxyType(sockets),
             tcp=MappingProxyType(tcp),
             grants=MappingProxyType({name: g for name, g in grants.items() if g is not None}),
@@ -347,6 +362,19 @@ class _Loader:
             wrong = "there is no such backend" if chosen else "say which backend is the default, as none is named file"
             hint = did_you_mean(defaults.backend, backends) if chosen else ""
             self._problem(where, f"{wrong}; there are: {_listed(backends)}", hint)
+
+    def _audit(self, data: dict[str, Any], server: Server | None, defaults: Defaults | None) -> Audit | None:
+        """Return [audit], with what it takes from other sections."""
+        table = self._table(data, "audit")
+        if server is not None:
+            table.setdefault("path", str(server.state_dir / "audit"))
+        if defaults is not None and self._sound(("defaults", "backend")):
+            table.setdefault("backend", defaults.backend)
+        return self._section(Audit, ("audit",), table)
+
+    def _check_backend(self, where: _Where, name: str, backends: Mapping[str, object]) -> None:
+        if name not in backends and backends and self._sound(where, ("defaults", "backend")):
+            self._problem(where, f"there is no such backend; there are: {_listed(backends)}", did_you_mean(name, backends))
 
     def _sound(self, *fields: _Where) -> bool:
         """Say whether none of the fields was left out as wrong, with its default in its place."""

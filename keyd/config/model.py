@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, create_model, model_validator
 
 from backends.api import Algorithm
 from keyd.config.addresses import AbsolutePath, Listen, split_listen
+from keyd.config.audit import Audit
 from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.grants import GrantConfig, Limits, PolicySection
 from keyd.config.listeners import Account, Connections, Mode, OwnSocket, SocketPath
@@ -190,6 +191,7 @@ class Config:
     limits: Limits
     policy: PolicySection
     grants: Mapping[str, GrantConfig]
+    audit: Audit
     profiles: Mapping[str, Profile]
     backends: Mapping[str, BackendConfig]
     first_run_allowed: bool

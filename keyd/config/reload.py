@@ -8,6 +8,9 @@ from keyd.config.model import BackendConfig, Config
 from keyd.config.problems import Problem, dotted
 from keyd.config.section import Section
 
+#: The fields of [audit] that say where the trail goes and who signs it.
+_AUDIT_FIXED = {"enabled", "path", "to", "key", "backend", "syslog_socket", "journald_socket"}
+
 
 def reload_conflicts(old: Config, new: Config) -> list[Problem]:
     """Return what differs and cannot change without a restart; with any, a reload must be refused as a whole."""
@@ -18,6 +21,7 @@ def reload_conflicts(old: Config, new: Config) -> list[Problem]:
         problems += _named_changes(("sockets", name), old.sockets.get(name), new.sockets.get(name))
     for name in sorted(old.tcp.keys() | new.tcp.keys()):
         problems += _named_changes(("tcp", name), old.tcp.get(name), new.tcp.get(name))
+    problems += _changes(("audit",), old.audit.model_dump(include=_AUDIT_FIXED), new.audit.model_dump(include=_AUDIT_FIXED))
     for name in sorted(old.backends.keys() | new.backends.keys()):
         problems += _backend_changes(("backends", name), old.backends.get(name), new.backends.get(name))
     return problems

@@ -11,7 +11,7 @@ from typing import Literal
 
 from backends.api import Algorithm
 from keyd.core.errors import KeyStateError
-from keyd.core.model import Key
+from keyd.core.model import Key, Purpose
 from keyd.core.snapshot import KeyView, Snapshot, VersionView
 
 #: How ``alg`` is spelled: RFC 9864 names, the older polymorphic "EdDSA", or left out.
@@ -50,7 +50,7 @@ def render(snapshot: Snapshot, now: float, *, max_age: float, name: str | None =
     views: Iterable[KeyView] = snapshot.keys.values() if name is None else [snapshot.get(name)]
     views = [view for view in views if view.key.publish]
     jwks = [public_jwk(view.key, version, style) for view in views for version in view.published(now)]
-    if not jwks and (name is not None or snapshot.keys):
+    if not jwks and (name is not None or any(Purpose.AUDIT not in view.key.purposes for view in snapshot.keys.values())):
         raise KeyStateError("no key is published" if name is None else f"key {name!r} has no published version")
     body = json.dumps({"keys": jwks}, separators=(",", ":")).encode()
     change = min((view.next_change(now) for view in views), default=inf)

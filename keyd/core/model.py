@@ -20,6 +20,7 @@ class Purpose(enum.Enum):
     JWT = "jwt"
     DIRECTORY = "directory"
     RAW = "raw"
+    AUDIT = "audit"  # heads of the audit trail, which only keyd itself has signed
 
 
 class KidFormat(enum.Enum):
@@ -70,10 +71,7 @@ def check_new_key(key: Key, *, served_max_age: float, profiles: frozenset[str]) 
     problems = []
     if not NAME.fullmatch(key.name):
         problems.append("a key name is 1 to 63 of A-Z a-z 0-9 . _ - and starts with a letter or digit")
-    if not key.purposes:
-        problems.append("a key needs at least one purpose")
-    if Purpose.RAW in key.purposes and len(key.purposes) > 1:
-        problems.append("a key with purpose raw can have no other purpose: raw signs anything, a base or a token included")
+    problems += _purpose_problems(key)
     if key.profile not in profiles:
         problems.append(f"there is no profile {key.profile!r} (there are: {', '.join(sorted(profiles))})")
     if lifecycle.publish_lead < floor:
@@ -88,3 +86,15 @@ def check_new_key(key: Key, *, served_max_age: float, profiles: frozenset[str]) 
         problems.append("a keyid alias has 1 to 255 characters")
     if problems:
         raise InvalidArgumentError(f"key {key.name[:63]!r}: " + "; ".join(problems))
+
+
+def _purpose_problems(key: Key) -> list[str]:
+    if not key.purposes:
+        return ["a key needs at least one purpose"]
+    alone = len(key.purposes) == 1
+    problems = []
+    if Purpose.RAW in key.purposes and not alone:
+        problems.append("a key with purpose raw can have no other purpose: raw signs anything, a base or a token included")
+    if Purpose.AUDIT in key.purposes and (key.publish or not alone):
+        problems.append("a key with purpose audit can have no other purpose, and is not published")
+    return problems

@@ -36,6 +36,7 @@ PURPOSES = {
     Purpose.JWT: types_pb2.PURPOSE_JWT,
     Purpose.DIRECTORY: types_pb2.PURPOSE_DIRECTORY,
     Purpose.RAW: types_pb2.PURPOSE_RAW,
+    Purpose.AUDIT: types_pb2.PURPOSE_AUDIT,
 }
 KID_FORMATS = {
     KidFormat.THUMBPRINT: types_pb2.KID_FORMAT_THUMBPRINT,
@@ -146,6 +147,8 @@ def new_key(spec: key_service_pb2.KeySpec, defaults: Defaults, now: float, *, al
     Raises:
         InvalidArgumentError: an enum value is not one that keyd knows.
     """
+    if types_pb2.PURPOSE_AUDIT in spec.purposes:
+        raise InvalidArgumentError("keyd makes its audit key itself, and no other key has that purpose")
     asked = _from_enum(ALGORITHMS, spec.algorithm, "algorithm")
     purposes = frozenset(_required(_from_enum(PURPOSES, value, "purpose"), "purpose") for value in spec.purposes)
     return Key(

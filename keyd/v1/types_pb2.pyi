@@ -73,6 +73,8 @@ class _PurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Purpose.Value
     """Key-directory responses (tag "http-message-signatures-directory")."""
     PURPOSE_RAW: _Purpose.ValueType  # 4
     """Anything at all, unread. Excludes every other purpose; off unless asked for."""
+    PURPOSE_AUDIT: _Purpose.ValueType  # 5
+    """Heads of the audit trail. Only keyd itself makes such a key, and only keyd itself has it sign."""
 
 class Purpose(_Purpose, metaclass=_PurposeEnumTypeWrapper):
     """What a key may sign."""
@@ -87,6 +89,8 @@ PURPOSE_DIRECTORY: Purpose.ValueType  # 3
 """Key-directory responses (tag "http-message-signatures-directory")."""
 PURPOSE_RAW: Purpose.ValueType  # 4
 """Anything at all, unread. Excludes every other purpose; off unless asked for."""
+PURPOSE_AUDIT: Purpose.ValueType  # 5
+"""Heads of the audit trail. Only keyd itself makes such a key, and only keyd itself has it sign."""
 Global___Purpose: _TypeAlias = Purpose  # noqa: Y015
 
 class _KidFormat:

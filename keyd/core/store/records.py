@@ -20,6 +20,20 @@ class Intent:
     backend: str
 
 
+#: How many checkpoints of the audit trail are kept.
+KEEP_CHECKPOINTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """A checkpoint of the audit trail: the record that has it, by sequence number and digest, and the directory of the trail."""
+
+    seq: int
+    head: str
+    file: str
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """Everything that is stored."""

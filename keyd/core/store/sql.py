@@ -16,7 +16,7 @@ from backends.api import Algorithm
 from keyd.core.errors import AlreadyExistsError, StorageFullError, StoreUnavailableError
 from keyd.core.model import Key, KeyVersion, KidFormat, Purpose
 from keyd.core.store import migrate, tables
-from keyd.core.store.records import Intent, Records
+from keyd.core.store.records import KEEP_CHECKPOINTS, CheckpointRow, Intent, Records
 from keyd.core.timeline import LifecyclePolicy, Timeline
 
 _TIMES = tuple(f.name for f in fields(Timeline))
@@ -120,6 +120,26 @@ class SqlStore:
         """Write a key that exists."""
         with self._transaction() as connection:
             connection.execute(update(tables.keys).where(tables.keys.c.name == key.name).values(**_key_row(key)))
+
+    def newest_checkpoint(self) -> CheckpointRow | None:
+        """Return the newest checkpoint of the audit trail."""
+        rows = self.checkpoints(1)
+        return rows[0] if rows else None
+
+    def checkpoints(self, most: int = KEEP_CHECKPOINTS) -> list[CheckpointRow]:
+        """Return the newest checkpoints of the audit trail, newest first."""
+        table = tables.audit_checkpoints
+        with self._transaction() as connection:
+            rows = connection.execute(select(table).order_by(table.c.id.desc()).limit(most))
+            return [CheckpointRow(row.seq, row.head, row.file, row.at) for row in rows]
+
+    def add_checkpoint(self, checkpoint: CheckpointRow) -> None:
+        """Keep a checkpoint of the audit trail, and forget those before the newest :data:`KEEP_CHECKPOINTS`."""
+        table = tables.audit_checkpoints
+        with self._transaction() as connection:
+            added = connection.execute(insert(table).values(**asdict(checkpoint))).inserted_primary_key
+            assert added is not None
+            connection.execute(delete(table).where(table.c.id <= added[0] - KEEP_CHECKPOINTS))
 
     def close(self) -> None:
         """Close all connections."""

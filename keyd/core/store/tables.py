@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 metadata = MetaData()
 
@@ -53,6 +66,17 @@ numbers = Table(
     metadata,
     Column("key", String(63), primary_key=True),
     Column("last", Integer, nullable=False),
+)
+
+# The newest checkpoints of the audit trail, each by the record that has it: a trail that ends before one was cut.
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("head", String(64), nullable=False),
+    Column("file", Text, nullable=False),
+    Column("at", Float, nullable=False),
 )
 
 intents = Table(

@@ -1,0 +1,116 @@
+"""Where a trail on disk ends, and what is wrong with its end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from keyd.core.audit import files
+from keyd.core.audit.record import GENESIS, Record, parse
+
+_WINDOW = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """Bytes behind the last record that are none: a crash of the machine cut them short, or somebody put them there.
+
+    ``sha256`` is over all of them with the newline that ends them, which ``needs_newline`` says is still to be written.
+    """
+
+    size: int
+    sha256: str
+    needs_newline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of a trail: the last record, by sequence number and digest, and what is behind it."""
+
+    seq: int = 0
+    head: str = GENESIS
+    torn: Torn | None = None
+    #: The last line is a whole record but for its newline.
+    needs_newline: bool = False
+
+
+def find(directory: Path) -> Tail:
+    """Return the end of the trail in a directory. Raises OSError."""
+    tail = Tail()
+    for file in reversed(files.in_order(files.in_directory(directory))):
+        tail = of(file.path)
+        if tail.seq:
+            return tail
+    return tail
+
+
+def of(path: Path) -> Tail:
+    """Return the end of one file; without a record in it, its sequence number is 0. Raises OSError."""
+    if path.suffix == ".gz":
+        record = None
+        for record in files.records([path]):  # noqa: B007 - the last one is wanted
+            pass
+        return Tail(record.seq, record.digest) if record else Tail()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        window = _WINDOW
+        while True:
+            start = max(0, size - window)
+            file.seek(start)
+            data = file.read(size - start)
+            if start:  # begins in the middle of a line
+                data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
+            tail = _of(data)
+            if tail.seq or not start:
+                return tail
+            window *= 8
+
+
+def _of(data: bytes) -> Tail:
+    end = len(data)
+    for start, line in _backwards(data):
+        record = parse(line if line.endswith(b"\n") else line + b"\n")
+        if record is not None and (line.endswith(b"\n") or _continues(data, start, record)):
+            return Tail(record.seq, record.digest, _torn(data[end:]) if end < len(data) else None, not line.endswith(b"\n"))
+        end = start
+    return Tail(torn=_torn(data) if data else None)
+
+
+def _continues(data: bytes, start: int, record: Record) -> bool:
+    """Say whether a record without its newline continues the line before it; else it is a torn one that happens to parse."""
+    before = next((parse(line) for _, line in _backwards(data[:start])), None)
+    return before is not None and (record.seq, record.prev) == (before.seq + 1, before.digest)
+
+
+def _torn(data: bytes) -> Torn:
+    newline = not data.endswith(b"\n")
+    whole = data + b"\n" if newline else data
+    return Torn(len(whole), hashlib.sha256(whole).hexdigest(), newline)
+
+
+def _backwards(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return where each line begins, and the line with its newline if it has one, from the last."""
+    end = len(data)
+    while end:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        yield start, data[start:end]
+        end = start
+
+
+def digest_at(directory: Path, seq: int) -> str | None:
+    """Return the digest of a record near the end of the trail; None when it is not near, or not there. Raises OSError."""
+    for file in reversed(files.in_order(files.in_directory(directory))):
+        if file.first is None or file.path.suffix == ".gz" or file.first > seq:
+            continue
+        with file.path.open("rb") as content:
+            size = content.seek(0, os.SEEK_END)
+            content.seek(max(0, size - 4 * _WINDOW))
+            for _, line in _backwards(content.read()):
+                record = parse(line)
+                if record is not None and record.seq <= seq:
+                    return record.digest if record.seq == seq else None
+        return None
+    return None
