@@ -25,7 +25,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--target", choices=SHARES, action="append")
     parser.add_argument("--seed", type=int, default=0, help="0 chooses one")
-    parser.add_argument("--keep", action="store_true", help="add what was new to corpus/, as little of it as covers the same")
     arguments = parser.parse_args()
     chosen = arguments.target or list(SHARES)
     each = arguments.minutes * 60 / sum(SHARES[name] for name in chosen)
@@ -34,14 +33,14 @@ def main() -> int:
         0,
     )
     for name in chosen:
-        line, found = fuzz(name, max(2, int(each * SHARES[name])), arguments.seed, keep=arguments.keep)
+        line, found = fuzz(name, max(2, int(each * SHARES[name])), arguments.seed)
         lines.append(line)
         findings += found
     sys.stdout.write("\n".join([*lines, f"findings: {findings}"]) + "\n")
     return 1 if findings else 0
 
 
-def fuzz(name: str, seconds: int, seed: int, *, keep: bool) -> tuple[str, int]:
+def fuzz(name: str, seconds: int, seed: int) -> tuple[str, int]:
     """Run one target in a process of its own. Returns a line of the table, and how much was found."""
     findings = HERE / "findings"
     findings.mkdir(exist_ok=True)
@@ -57,18 +56,6 @@ def fuzz(name: str, seconds: int, seed: int, *, keep: bool) -> tuple[str, int]:
         began = time.monotonic()
         ran = subprocess.run([*command, *options], capture_output=True, text=True, errors="replace", check=False)
         took = time.monotonic() - began
-        if keep:
-            merge = [
-                sys.executable,
-                "-m",
-                "fuzz.one",
-                name,
-                str(HERE / "corpus" / name),
-                str(new),
-                "-merge=1",
-                f"-max_len={MAX_LENGTH[name]}",
-            ]
-            subprocess.run(merge, capture_output=True, check=False)
     found = sorted(path.name for path in set(findings.iterdir()) - before)
     status = re.findall(r"^#(\d+)\s.*?cov: (\d+) ft: (\d+)", ran.stderr, re.MULTILINE)
     executions, coverage, features = max(((int(a), int(b), int(c)) for a, b, c in status), default=(0, 0, 0))

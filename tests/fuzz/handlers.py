@@ -28,8 +28,6 @@ socket = "{directory}/s"
 state_dir = "{directory}/state"
 [http]
 enabled = false
-[log]
-level = "error"
 [backends.memory]
 type = "memory"
 [limits]
