@@ -16,11 +16,11 @@ from pydantic import BaseModel, ValidationError
 
 from keyd import plugins
 from keyd.config import places
+from keyd.config.audit import Audit
 from keyd.config.durations import text
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.model import (
-    Audit,
     BackendConfig,
     BackendLimits,
     Config,
