@@ -85,9 +85,11 @@ class World:
         self.clock = FakeClock()
         self.signer = LocalSigner()
         self.store = Rows()
+        self.fileless = False
 
     async def start(self) -> AuditTrail:
-        self.trail = AuditTrail(TrailFile(self.directory), self.sinks, self.rules, self.clock)
+        file = None if self.fileless else TrailFile(self.directory)
+        self.trail = AuditTrail(file, self.sinks, self.rules, self.clock)
         self.checkpointer = Checkpointer(self.trail, self.signer, self.store, self.clock, 3600)
         row = self.store.rows[-1] if self.store.rows else None
         await self.trail.start("1.0", Head(row.seq, row.head) if row else None)

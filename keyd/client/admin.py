@@ -10,7 +10,14 @@ import grpc
 from keyd.client.calls import duration
 from keyd.client.channel import SyncChannel
 from keyd.client.tls import TlsFiles
-from keyd.v1 import backend_service_pb2, backend_service_pb2_grpc, key_service_pb2_grpc, types_pb2
+from keyd.v1 import (
+    audit_service_pb2,
+    audit_service_pb2_grpc,
+    backend_service_pb2,
+    backend_service_pb2_grpc,
+    key_service_pb2_grpc,
+    types_pb2,
+)
 from keyd.v1 import key_service_pb2 as pb
 
 
@@ -67,6 +74,7 @@ class AdminClient(SyncChannel):
     ) -> None:
         super().__init__(address, timeout=timeout, retries=retries, tls=tls, credentials=credentials)
         self._stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
+        self._audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
         self._backends = backend_service_pb2_grpc.BackendServiceStub(self._channel)
 
     def create_key(self, name: str, **fields: Unpack[KeySpecFields]) -> pb.CreateKeyResponse:
@@ -120,6 +128,10 @@ class AdminClient(SyncChannel):
     def list_backends(self) -> list[backend_service_pb2.Backend]:
         """Return the configured backends by name, and what is wrong with each."""
         return list(self._call(self._backends.ListBackends, backend_service_pb2.ListBackendsRequest()).backends)
+
+    def audit_head(self) -> audit_service_pb2.GetHeadResponse:
+        """Return the newest record of the audit trail, and what verifies the trail."""
+        return self._call(self._audit.GetHead, audit_service_pb2.GetHeadRequest())
 
     def list_stored_keys(self, backend: str) -> list[backend_service_pb2.StoredKey]:
         """Return the key pairs that a backend holds, whether or not they are on record."""

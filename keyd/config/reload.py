@@ -9,7 +9,7 @@ from keyd.config.problems import Problem, dotted
 from keyd.config.section import Section
 
 #: The fields of [audit] that say where the trail goes and who signs it.
-_AUDIT_FIXED = {"enabled", "path", "to", "key", "backend", "syslog_socket", "journald_socket"}
+_AUDIT_FIXED = {"enabled", "path", "to", "key", "syslog_socket", "journald_socket"}
 
 
 def reload_conflicts(old: Config, new: Config) -> list[Problem]:

@@ -16,8 +16,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from keyd.v1 import audit_service_pb2 as audit_pb
+from keyd.v1 import audit_service_pb2_grpc, backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc, types_pb2
 from keyd.v1 import backend_service_pb2 as backend_pb
-from keyd.v1 import backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc, types_pb2
 from keyd.v1 import key_service_pb2 as admin_pb
 from keyd.v1 import signing_service_pb2 as pb
 
@@ -33,6 +34,7 @@ class FakeDaemon(
     key_service_pb2_grpc.KeyServiceServicer,
     signing_service_pb2_grpc.SigningServiceServicer,
     backend_service_pb2_grpc.BackendServiceServicer,
+    audit_service_pb2_grpc.AuditServiceServicer,
 ):
     """Keeps keys in memory, records what it was asked, and fails when told to."""
 
@@ -42,6 +44,7 @@ class FakeDaemon(
         self.requests: list[Any] = []
         self.failure: status_pb2.Status | None = None
         self.warnings: list[str] = []
+        self.head = audit_pb.GetHeadResponse()
 
     def fail(self, code: grpc.StatusCode, reason: str, message: str, **metadata: str) -> None:
         """Answer every call with this error from now on; without a reason, as something that is not keyd would."""
@@ -127,6 +130,10 @@ class FakeDaemon(
                 backend_pb.StoredKey(handle="id=02"),
             ]
         )
+
+    def GetHead(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        return self.head
 
     def ListKeys(self, request: Any, context: Any) -> Any:
         self._take(request, context)

@@ -34,6 +34,7 @@ def test_the_commands_are_those_promised() -> None:
         *("key", "key create", "key list", "key show", "key rotate", "key import", "key disable", "key enable"),
         *("key compromise", "key destroy", "key adopt", "backend", "backend list", "backend keys", "backend policy"),
         *("policy", "policy check", "policy explain"),
+        *("audit", "audit verify", "audit tail", "audit grep"),
     }
 
 

@@ -82,6 +82,11 @@ def test_every_field_arrives():
     assert loaded.defaults.kid_format is KidFormat.NAME_VERSION
     assert loaded.defaults.retention == 1.5 * 86400
     assert loaded.log.format == "json"
+    assert loaded.audit.path == Path("/var/log/keyd")
+    assert loaded.audit.to == ("file", "syslog")
+    assert loaded.audit.backend == "spare"
+    rules = loaded.audit.to_rules()
+    assert (rules.sync_interval, rules.max_file_age, rules.keep) == (0.025, 86400.0, 30)
     gateway = loaded.profiles["gateway"]
     assert gateway.required_components == ("@method", "@authority")
     assert gateway.max_created_age is None
@@ -253,7 +258,17 @@ class TestPlaces:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("10s", 10.0), ("5m", 300.0), ("24h", 86400.0), ("2d", 172800.0), ("1.5h", 5400.0), (0, 0.0), (2.5, 2.5)],
+    [
+        ("10s", 10.0),
+        ("5m", 300.0),
+        ("24h", 86400.0),
+        ("2d", 172800.0),
+        ("1.5h", 5400.0),
+        ("10ms", 0.01),
+        ("1.5ms", 0.0015),
+        (0, 0.0),
+        (2.5, 2.5),
+    ],
 )
 def test_durations(value, expected):
     assert durations.seconds(value) == expected
@@ -300,6 +315,15 @@ class TestReload:
         ]
         assert config.reload_conflicts(old, old) == []
 
+    def test_how_the_trail_is_kept_may_change_and_where_it_goes_may_not(self, write):
+        old = self.load(write, '[backends.file]\ntype = "file"\n[backends.b]\ntype = "file"\n')
+        kept = '[audit]\nwait_for_sync = true\nkeep = 3\n[defaults]\nbackend = "b"\n'
+        new = self.load(write, kept + '[backends.file]\ntype = "file"\n[backends.b]\ntype = "file"\n')
+        assert config.reload_conflicts(old, new) == []
+        moved = '[audit]\npath = "/elsewhere"\nto = ["syslog"]\nkey = "k"\nenabled = false\n'
+        new = self.load(write, moved + '[backends.file]\ntype = "file"\n[backends.b]\ntype = "file"\n')
+        assert [p.where for p in config.reload_conflicts(old, new)] == ["audit.enabled", "audit.key", "audit.path", "audit.to"]
+
     def test_what_may_not_is_named_field_by_field(self, write):
         old = self.load(write, '[backends.a]\ntype = "file"\n[backends.file]\ntype = "file"\n[backends.c]\ntype = "file"\n')
         new = self.load(
@@ -335,6 +359,7 @@ def _models() -> list[type[BaseModel]]:
         config.Jwks,
         config.Defaults,
         config.Log,
+        config.Audit,
         config.ProfileSection,
         config.GrantSection,
         config.PrincipalSection,

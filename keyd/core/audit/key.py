@@ -46,6 +46,7 @@ class AuditKey:
         return f"{data.decode()}.{b64url(signature)}"
 
     async def _view(self) -> KeyView:
+        self.check()  # a key of this name may have been made since the start
         view = self._keyring.snapshot.keys.get(self.name)
         if view is not None:
             return view

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from backends.api import Algorithm, PublicKey
 from keyd.core.audit import files
@@ -14,6 +16,7 @@ from keyd.core.audit.checkpoints import MAX_BEHIND, CheckpointError, UnknownKeyE
 from keyd.core.audit.record import GENESIS, MAX_READ, Record, parse
 
 _MAX_FINDINGS = 100
+_WAITS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class Verifier:
         for each in files.in_order(paths):
             with files.opened(each.path) as file:
                 number, line_start = 1, True
-                while line := file.readline(MAX_READ):
+                while line := _next(file):
                     progress(len(line))
                     self._line(Place(each.path, number), line, whole=line_start)
                     line_start = line.endswith(b"\n")
@@ -263,6 +266,17 @@ class Verifier:
             self.report.findings.append(Finding(place, message))
         else:
             self.report.more += 1
+
+
+def _next(file: IO[bytes]) -> bytes:
+    """Return the next line; one that is just being written is waited for."""
+    line = file.readline(MAX_READ)
+    for _ in range(_WAITS):
+        if not line or line.endswith(b"\n") or len(line) >= MAX_READ:
+            break
+        time.sleep(0.01)
+        line += file.readline(MAX_READ - len(line))
+    return line
 
 
 class _Junk:
