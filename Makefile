@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults hostile fuzz bench-stores bench-cost bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile fuzz bench-stores bench-cost bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -23,6 +23,9 @@ contract: $(VENV)/test.stamp $(VENV)/keyd.stamp ## hold every backend to the con
 
 faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## break real stores under load; SECONDS= is how long each phase lasts
 	PYTHONSAFEPATH=1 KEYD_FAULT_SECONDS=$(or $(SECONDS),5) $(BIN)/pytest -q tests/faults $(ARGS)
+
+audit-faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## kill, fill and falsify a daemon's audit trail under load; KILLS= is how often it is killed
+	PYTHONSAFEPATH=1 KEYD_AUDIT_KILLS=$(or $(KILLS),40) $(BIN)/pytest -q tests/faults/test_audit_trail.py $(ARGS)
 
 hostile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## send a daemon valid inputs broken in every known way; CASES= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m hostile --cases $(or $(CASES),12000) $(ARGS)

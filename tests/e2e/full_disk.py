@@ -37,19 +37,24 @@ try:
                 refusals.append(exc)
                 break
         print("create refused:", refusals[0].code.name, refusals[0].reason, refusals[0])
-        made = {key.name for key in admin.list_keys()}
-        assert client.sign_base("agent", signature_base(time.time())).kid == kid
-        print("signing goes on")
+        made = {key.name for key in admin.list_keys()} - {"keyd-audit"}  # keyd makes that one itself, when it can
+        try:
+            for _ in range(200):  # the last page of the audit trail may still take some
+                assert client.sign_base("agent", signature_base(time.time())).kid == kid
+        except KeydClientError as exc:
+            print("sign refused:", exc.code.name, exc.reason)
         filler.unlink()
+        assert client.sign_base("agent", signature_base(time.time())).kid == kid
+        print("signing works again")
         admin.create_key(name="again")
         print("create works again")
-        assert {key.name for key in admin.list_keys()} == made | {"again"}
+        assert {key.name for key in admin.list_keys()} - {"keyd-audit"} == made | {"again"}
     daemon.stop()
     daemon.start()
     with daemon.admin() as admin:
-        names = {key.name for key in admin.list_keys()}
+        names = {key.name for key in admin.list_keys()} - {"keyd-audit"}
         assert names == made | {"again"}, names
-        print(len(names - {name for name in names if name.startswith("k")}), "keys after a restart")
+        print(len({"agent", "again"} & names), "keys after a restart")
     daemon.stop()
 finally:
     if daemon.process is not None and daemon.process.poll() is None:

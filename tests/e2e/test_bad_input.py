@@ -205,6 +205,7 @@ def test_a_full_disk(stopped: DaemonProcess) -> None:
     ran = subprocess.run([*namespace, sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "create refused: RESOURCE_EXHAUSTED STORAGE_FULL" in ran.stdout
-    assert "signing goes on" in ran.stdout
+    assert "sign refused: UNAVAILABLE AUDIT_UNAVAILABLE" in ran.stdout
+    assert "signing works again" in ran.stdout
     assert "create works again" in ran.stdout
     assert "2 keys after a restart" in ran.stdout
