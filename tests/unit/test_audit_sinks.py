@@ -97,6 +97,10 @@ async def test_without_the_log_nothing_is_allowed(kind: type[Sink], tmp_path: Pa
     log_daemon.stop()
     with pytest.raises(AuditError, match="does not take records"):
         world.trail.write(decision(2))
+    for number in range(5):
+        with pytest.raises(AuditError):
+            world.trail.write(decision(number))
+    assert len(world.lines()) == 3, "what was refused again does not have the file grow"
     log_daemon.start()
     world.trail.write(decision(3))
     assert [json.loads(line)["operation"] for line in world.lines()] == ["start", "sign", "sign", "gap", "sign"]

@@ -324,6 +324,24 @@ async def test_a_crash_between_the_two_renames(tmp_path: Path, monkeypatch: pyte
     assert world.verify().sound
 
 
+async def test_a_directory_that_cannot_be_changed_stops_the_rotation_and_not_the_records(tmp_path: Path) -> None:
+    world = World(tmp_path, Rules(max_file_size=1000))
+    await world.start()
+    (tmp_path / ".audit.next/x").mkdir(parents=True)  # in the way: root is stopped by no mode
+    for number in range(5):
+        world.trail.write(decision(number))
+    assert world.trail.rotation_due
+    world.trail.rotate()
+    world.trail.write(decision(6))
+    assert names(tmp_path) == [".audit.next", "audit.jsonl"]
+    (tmp_path / ".audit.next/x").rmdir()
+    (tmp_path / ".audit.next").rmdir()
+    world.trail.rotate()
+    await world.stop()
+    assert len(names(tmp_path)) == 2
+    assert world.verify().sound
+
+
 async def test_log_rotation_by_others(world: World) -> None:
     world.trail.write(decision(1))
     world.path.rename(world.directory / "audit.jsonl.1")

@@ -194,6 +194,9 @@ class AuditTrail:
         return self.head
 
     def _append(self, line: bytes, before: bytes = b"") -> None:
+        copies_first = self._failing is not None  # else a log that is away would have the file grow with every refusal
+        if copies_first:
+            self._send(line)
         if self._file is not None:
             self._file.append(b"%b%b\n" % (before, line) if before else line + b"\n")
             if self._file.size >= self.rules.max_file_size:
@@ -203,6 +206,10 @@ class AuditTrail:
         self.unsigned += 1
         if self.unsigned >= self.checkpoint_records:
             self.due.set()
+        if not copies_first:
+            self._send(line)
+
+    def _send(self, line: bytes) -> None:
         for sink in self._sinks:
             try:
                 sink.send(line)
