@@ -107,12 +107,16 @@ async def test_the_audit_key_is_nobodys_to_use(running: Running) -> None:
     ):
         assert (await refused(call)).reason == "PURPOSE"
     for purposes in ([types_pb2.PURPOSE_AUDIT], [types_pb2.PURPOSE_AUDIT, types_pb2.PURPOSE_HTTP]):
-        spec = keys_pb.KeySpec(name="mine", purposes=purposes)
+        spec = keys_pb.KeySpec(name="mine", purposes=purposes, unpublished=True)
         for refusal in (
             await refused(running.keys.CreateKey(keys_pb.CreateKeyRequest(spec=spec))),
             await refused(running.keys.ImportKey(keys_pb.ImportKeyRequest(spec=spec, private_jwk=b"{}"))),
         ):
             assert refusal.reason in ("INVALID_ARGUMENT", "MALFORMED")
+        assert (
+            "keyd makes its audit key itself"
+            in (await refused(running.keys.CreateKey(keys_pb.CreateKeyRequest(spec=spec)))).message
+        )
 
 
 async def test_an_empty_jwk_set_stays_empty(running: Running) -> None:

@@ -203,7 +203,10 @@ async def test_a_restart_continues_the_chain(tmp_path: Path) -> None:
     assert report.signed == 11, "the last checkpoint, record 12, covers everything before it"
 
 
-@pytest.mark.parametrize("torn", [b'{"seq":3,"ti', b"\0" * 5000, b'{"seq":3}\n\n\n{"', b"\n"])
+FORGED = b'{"seq":3,"time":"","operation":"x","prev":"%b"}' % GENESIS.encode()
+
+
+@pytest.mark.parametrize("torn", [FORGED, b'{"seq":3,"ti', b"\0" * 5000, b'{"seq":3}\n\n\n{"', b"\n"])
 async def test_a_torn_line_stays_as_evidence(tmp_path: Path, torn: bytes) -> None:
     world = World(tmp_path)
     await world.start()
@@ -424,6 +427,18 @@ async def test_checkpoints_wait_for_the_key_and_signing_does_not(world: World) -
     assert world.trail.unsigned == 0
     report = world.verify()
     assert report.sound and report.signed == 3
+
+
+async def test_the_database_knows_nothing_that_a_crash_could_take(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    world.trail.write(decision(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        await world.checkpointer.make()
+    assert b'"checkpoint"' in world.lines()[-1]
+    assert world.store.rows == []
 
 
 async def test_many_records_bring_a_checkpoint_before_its_time(world: World) -> None:

@@ -182,6 +182,33 @@ def test_a_checkpoint_of_another_key_is_found(sound: World, tmp_path: Path) -> N
     assert "were not checked, because no key was given" in report.notes[-1]
 
 
+def test_a_torn_line_that_was_changed_is_found(tmp_path: Path) -> None:
+    world = recorded(tmp_path, [[decision()]])
+    before = world.lines()
+    world.path.write_bytes(b"".join([*before, b'{"torn']))
+
+    async def again() -> None:
+        await world.start()
+        await world.stop()
+
+    asyncio.run(again())
+    assert world.verify().sound
+    world.path.write_bytes(world.path.read_bytes().replace(b"torn\n", b"turn\n"))
+    assert [finding.message for finding in world.verify().findings] == ["not a record; it was altered, cut short, or put in"]
+
+
+def test_a_checkpoint_has_one_spelling(sound: World) -> None:
+    record = parse(sound.lines()[-1])
+    assert record is not None
+    jws = record.text("jws")
+    other = jws[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[jws[-1]]  # bits that no octet has
+    line = event(record.seq, record.prev, record.time, "checkpoint", {"jws": other})
+    respelled = parse(line + b"\n")
+    assert respelled is not None
+    with pytest.raises(CheckpointError, match="no such JWS"):
+        check(respelled, line, sound.signer.keys)  # type: ignore[arg-type]
+
+
 def test_files_in_any_order_and_compressed(tmp_path: Path) -> None:
     world = World(tmp_path)
 

@@ -104,15 +104,15 @@ class Checkpointer:
         self._trail.due.clear()
         self._trail.look()
         rotation = self._trail.rotation_due
-        if self._trail.unsigned or rotation:
-            made = await self.make()
-            if rotation:
-                self._trail.rotate()
-            elif not made:
-                await asyncio.sleep(self.interval)  # else many records would have it try again and again
+        wanted = self._trail.unsigned or rotation
+        if wanted and not await self.make(rotate=rotation) and not rotation:
+            await asyncio.sleep(self.interval)  # else many records would have it try again and again
 
-    async def make(self) -> bool:
-        """Make one now; returns whether that succeeded. Signing for callers goes on in any case: each has its record."""
+    async def make(self, *, rotate: bool = False) -> bool:
+        """Make one now, and begin the next file right behind it if asked to; returns whether one was made.
+
+        Signing for callers goes on in any case: each has its record.
+        """
         if self._trail.failure is not None:
             return False
         try:
@@ -121,14 +121,17 @@ class Checkpointer:
             if self._failing is None:
                 _log.warning("audit checkpoint not made, it is tried again; records are written all the same", error=str(exc))
             self._failing = str(exc)
+            if rotate:
+                self._trail.rotate()
             return False
+        if rotate:
+            self._trail.rotate()  # nothing was recorded in between, so that a file ends with a signature
         if self._failing is not None:
             _log.info("audit checkpoints are made again")
             self._failing = None
         await self._trail.sync()
-        if (
-            self._trail.directory is not None and self._trail.synced >= head.seq
-        ):  # the database never knows a record that a crash could take from the trail
+        # The database never knows a record that a crash could take from the trail.
+        if self._trail.directory is not None and self._trail.synced >= head.seq:
             await self._keep(head)
         return True
 

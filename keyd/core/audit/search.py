@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import IO
 
 from keyd.core.audit import files
 from keyd.core.audit.record import MAX_READ, Record, parse
@@ -95,7 +97,7 @@ def follow(directory: Path, after: int, *, wait: Callable[[], object] = lambda: 
 
     ``wait`` is called whenever there is nothing new. Raises OSError.
     """
-    path, done = directory / files.CURRENT, False
+    path = directory / files.CURRENT
     while True:
         try:
             file = path.open("rb")
@@ -103,19 +105,36 @@ def follow(directory: Path, after: int, *, wait: Callable[[], object] = lambda: 
             wait()
             continue
         with file:
-            rest, done = b"", False
-            while not done:
-                done = _moved(path, file.fileno())  # looked at first: what was written before the move is read after it
-                while line := file.readline(MAX_READ):
-                    rest += line
-                    if not rest.endswith(b"\n") and len(rest) < MAX_READ:
-                        continue
-                    record, rest = parse(rest), b""
-                    if record is not None and record.seq > after:
-                        after = record.seq
-                        yield record
-                if not done:
-                    wait()
+            # Listed after the current one was opened: more than one rotation may have come since the last look.
+            for record in chain(_rotated(directory, after), _growing(path, file, wait)):
+                if record.seq > after:
+                    after = record.seq
+                    yield record
+
+
+def _rotated(directory: Path, after: int) -> Iterator[Record]:
+    """Return the records of the files that have any behind ``after``, the current one aside."""
+    try:
+        found = files.in_order(files.in_directory(directory))
+    except FileNotFoundError:  # moved meanwhile; the next look finds it
+        return
+    newer = [one.path for one, then in pairwise(found) if (then.first or 0) > after + 1 and one.path.name != files.CURRENT]
+    yield from files.records(newer)
+
+
+def _growing(path: Path, file: IO[bytes], wait: Callable[[], object]) -> Iterator[Record]:
+    """Return the records of the current file, until another is in its place."""
+    rest, moved = b"", False
+    while not moved:
+        moved = _moved(path, file.fileno())  # looked at first: what was written before the move is read after it
+        while line := file.readline(MAX_READ):
+            rest += line
+            if rest.endswith(b"\n") or len(rest) >= MAX_READ:
+                record, rest = parse(rest), b""
+                if record is not None:
+                    yield record
+        if not moved:
+            wait()
 
 
 def _moved(path: Path, fd: int) -> bool:

@@ -18,12 +18,13 @@ _WINDOW = 1024 * 1024
 class Torn:
     """Bytes behind the last record that are none: a crash of the machine cut them short, or somebody put them there.
 
-    ``sha256`` is over all of them with the newline that ends them, which ``needs_newline`` says is still to be written.
+    ``end`` is still to be written behind them: a newline where there is none, and what keeps them from being read as a record.
+    ``size`` and ``sha256`` are of all that with it.
     """
 
     size: int
     sha256: str
-    needs_newline: bool
+    end: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,10 @@ def _continues(data: bytes, start: int, record: Record) -> bool:
 
 
 def _torn(data: bytes) -> Torn:
-    newline = not data.endswith(b"\n")
-    whole = data + b"\n" if newline else data
-    return Torn(len(whole), hashlib.sha256(whole).hexdigest(), newline)
+    last = data.rpartition(b"\n")[2]
+    end = (b"\n" if parse(last + b"\n") is None else b"#\n") if last else b""
+    whole = data + end
+    return Torn(len(whole), hashlib.sha256(whole).hexdigest(), end)
 
 
 def _backwards(data: bytes) -> Iterator[tuple[int, bytes]]:

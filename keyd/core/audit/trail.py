@@ -128,7 +128,7 @@ class AuditTrail:
             self.head = Head(found.seq, found.head)
             if found.torn is not None:
                 gap = {"what": "torn", "torn": {"bytes": found.torn.size, "sha256": found.torn.sha256}}
-                torn = b"\n" if found.torn.needs_newline else b""
+                torn = found.torn.end
             missing = _missing(self._file.directory, found, known)
             if missing and self.rules.on_gap == "refuse":
                 raise AuditError(
@@ -267,7 +267,7 @@ class AuditTrail:
             torn = {"torn": {"bytes": found.torn.size, "sha256": found.torn.sha256}} if found.torn is not None else {}
             members = {"what": "reopened", "why": str(self._broken), "synced": self.synced, "found": found.seq, **torn}
             self.head = head
-            self._record("gap", members, before=b"\n" if found.torn is not None and found.torn.needs_newline else b"")
+            self._record("gap", members, before=found.torn.end if found.torn is not None else b"")
         self._broken = None
         _log.warning("audit trail opened anew")
 
@@ -344,6 +344,9 @@ class AuditTrail:
         """Begin the next file, and remove those that are more than the rules keep. Logs what fails; the old file goes on then."""
         assert self._file is not None
         try:
+            if self._file.change() is not Change.NONE:  # then what is at the path is not what is to be put away
+                self.look()
+                return
             doomed = self._doomed()
             members: dict[str, object] = {"by": "keyd", "previous": files.rotated_name(self._first)}
             if doomed:
