@@ -16,7 +16,7 @@ from gated import BIG, WHO, connected, gated, open_files
 from raw_grpc import RawChannel
 from support import until
 
-from keyd.service.gate import unix
+from keyd.service.gate import relay, unix
 from keyd.service.gate.limits import Complaints, Quota
 from keyd.service.gate.peer import IdentificationError
 from keyd.service.gate.proof import MAX_HELD, PREFACE
@@ -67,8 +67,32 @@ class TestRelaying:
                             await asyncio.sleep(0.01)
                             if sent == (sent := sent):
                                 break
-                relay = next(iter(gate.gate._relays), None)
-                assert relay is None or len(relay._to_client) <= 65536
+                found = next(iter(gate.gate._relays), None)
+                assert found is None or len(found._to_client) <= 65536
+
+    async def test_a_client_that_never_reads_is_closed(self, monkeypatch):
+        monkeypatch.setattr(relay, "_STALLED", 0.2)
+        async with gated() as gate, grpc.aio.insecure_channel(f"unix:{gate.socket}") as other:
+            with connected(gate.socket) as client:
+                assert await call(client) is not None
+                stuck = next(iter(gate.gate._relays))
+                stuck._send_to_client(bytes(4_000_000))  # more than the kernel takes
+                await until(lambda: not stuck.open)
+            assert await other.unary_unary(WHO)(b"", timeout=10)
+
+    async def test_a_client_that_reads_slowly_is_not(self, monkeypatch):
+        monkeypatch.setattr(relay, "_STALLED", 0.5)
+        async with gated() as gate:
+            with connected(gate.socket) as client:
+                assert await call(client) is not None
+                slow, size = next(iter(gate.gate._relays)), 2_000_000
+                slow._send_to_client(bytes(size))
+                client.setblocking(False)
+                while size > 0:
+                    with contextlib.suppress(BlockingIOError):
+                        size -= len(client.recv(100_000))
+                    await asyncio.sleep(0.05)
+                assert slow.open
 
     async def test_a_client_that_has_said_all_still_gets_its_answer(self):
         async with gated() as gate:

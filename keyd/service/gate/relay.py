@@ -17,6 +17,9 @@ from keyd.service.gate.proof import Proof, ProofError
 _CHUNK = 64 * 1024
 #: Room for one struct ucred, exactly: descriptors that somebody sends along find none, and the kernel drops them.
 _ANCILLARY = socket.CMSG_SPACE(12)
+#: How long a client may take none of what is there for it, in seconds. Meanwhile the server is not read from, so that it cannot be
+#: seen to have given up.
+_STALLED = 60.0
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
@@ -52,6 +55,7 @@ class Relay:
         self._to_server = self._to_client = memoryview(b"")
         self._client_ended = False
         self._held: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self.open = True
 
     def start(self, link: Link) -> None:
@@ -87,8 +91,9 @@ class Relay:
         self.open = False
         if why is not None:
             self._complain("connection closed", reason=why, caller=str(self._peer.principal))
-        if self._held is not None:
-            self._held.cancel()
+        for timer in (self._held, self._stalled):
+            if timer is not None:
+                timer.cancel()
         for each in {self._client, self._server}:
             self._loop.remove_reader(each)
             self._loop.remove_writer(each)
@@ -191,10 +196,13 @@ class Relay:
             self._to_client = memoryview(data)[sent:]
             self._loop.remove_reader(self._server)
             self._loop.add_writer(self._client, self._client_takes_more)
+            self._stalled = self._loop.call_later(_STALLED, self.close, "it does not read what it is sent")
 
     def _client_takes_more(self) -> None:
         data, self._to_client = self._to_client, memoryview(b"")
         self._loop.remove_writer(self._client)
+        if self._stalled is not None:
+            self._stalled.cancel()
         self._send_to_client(data)
         if self.open and not self._to_client:
             self._loop.add_reader(self._server, self._from_server)
