@@ -76,12 +76,14 @@ def test_what_is_parsed_is_what_was_issued() -> None:
     assert by_example(parse(DER)).spiffe_id == AGENT
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @given(st.binary())
 def test_bytes_that_are_no_certificate(data: bytes) -> None:
     with pytest.raises(CertificateError):
         parse(data)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @given(st.integers(0, len(DER) - 1), st.integers(1, 255))
 def test_a_damaged_certificate_is_refused_or_names_somebody(at: int, bits: int) -> None:
     """Nothing else comes out, whatever is in it; that its signature is no good is for TLS to see."""
