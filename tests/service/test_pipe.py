@@ -106,6 +106,40 @@ async def test_a_server_that_does_not_end_is_not_waited_for(ends: Ends, monkeypa
     await until(lambda: ends.closed == 1)
 
 
+async def test_a_caller_that_reads_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "_STALLED", 0.1)
+    ends = Ends()
+    ends.server.setblocking(False)
+    sent = True
+    while sent and not ends.closed:
+        try:
+            ends.server.send(bytes(1 << 20))
+        except BlockingIOError:
+            await asyncio.sleep(0.01)
+        except OSError:
+            sent = False
+    await until(lambda: ends.closed == 1)
+    ends.caller.close()
+    ends.server.close()
+
+
+async def test_a_caller_that_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "_STALLED", 0.5)
+    ends = Ends()
+    sending = asyncio.create_task(asyncio.to_thread(ends.server.sendall, bytes(20_000_000)))
+    left = 20_000_000
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        left -= len(await asyncio.to_thread(ends.caller.recv, 1 << 20))
+    assert not ends.closed
+    while left:
+        left -= len(await asyncio.to_thread(ends.caller.recv, 1 << 20))
+    await sending
+    ends.pipe.close()
+    ends.caller.close()
+    ends.server.close()
+
+
 async def test_a_reset_ends_both(ends: Ends) -> None:
     ends.caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     ends.caller.close()

@@ -16,6 +16,8 @@ from collections.abc import Callable
 _CHUNK = 64 * 1024
 _HALF_CLOSED = 10.0  # seconds
 _LINGER = 1.0  # seconds
+#: How long a caller may take none of what is there for it. Meanwhile the server is not read from, so that it cannot be seen to give up.
+_STALLED = 60.0  # seconds
 #: One event loop, one buffer: what is not written at once is copied.
 _buffer = memoryview(bytearray(_CHUNK))
 
@@ -30,6 +32,7 @@ class Pipe:
         self._timers: list[asyncio.TimerHandle] = []
         self._release: asyncio.TimerHandle | None = None
         self._up: _Flow | None = None
+        self._down: _Flow | None = None
         self._server: socket.socket | None = None
         self._closed = False
 
@@ -37,9 +40,9 @@ class Pipe:
         """Pass bytes on; ``server`` is the private socket. Neither socket may block."""
         self._server = server
         self._up = _Flow(self._loop, self._caller, server, self._caller_ended, self.close)
-        down = _Flow(self._loop, server, self._caller, self._server_ended, self.close)
+        self._down = _Flow(self._loop, server, self._caller, self._server_ended, self.close, _STALLED)
         self._up.watch()
-        down.watch()
+        self._down.watch()
 
     def close_after(self, seconds: float) -> None:
         """Close the connection when so many seconds have passed."""
@@ -69,6 +72,8 @@ class Pipe:
         for end in (self._caller, self._server):
             if end is not None:
                 _forget(self._loop, end)
+        if self._down is not None:
+            self._down.stop_waiting()
         self._caller.close()
         self._on_close()
 
@@ -117,7 +122,11 @@ class _Flow:
         sink: socket.socket,
         on_end: Callable[[], None],
         on_error: Callable[[], None],
+        patience: float = float("inf"),
     ) -> None:
+        """``patience`` is for how many seconds the sink may take nothing."""
+        self._patience = patience
+        self._waiting: asyncio.TimerHandle | None = None
         self._loop, self._source, self._sink = loop, source, sink
         self._on_end, self._on_error = on_end, on_error
         self._rest = b""
@@ -158,13 +167,29 @@ class _Flow:
             self._rest = bytes(data[sent:])
             self._loop.remove_reader(self._source.fileno())
             self._loop.add_writer(self._sink.fileno(), self._flush)
+            self._wait()
+
+    def _wait(self) -> None:
+        self.stop_waiting()
+        if self._patience < float("inf"):
+            self._waiting = self._loop.call_later(self._patience, self._on_error)
+
+    def stop_waiting(self) -> None:
+        """Wait no longer for the sink."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
     def _flush(self) -> None:
         sent = self._send(self._rest)
         if sent < 0:
             return
         self._rest = self._rest[sent:]
-        if not self._rest:
+        if self._rest:
+            if sent:
+                self._wait()
+        else:
+            self.stop_waiting()
             self._loop.remove_writer(self._sink.fileno())
             self.watch()
 
