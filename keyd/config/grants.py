@@ -19,7 +19,7 @@ from keyd.core.policy import Allowance
 from keyd.core.rates import Rate
 
 _MAX_LIST = 256
-_SPIFFE = re.compile(r"spiffe://[a-z0-9._\-*?]{1,255}+(?:/[A-Za-z0-9._\-*?]++)++")
+_SPIFFE = re.compile(r"spiffe://[a-z0-9._\-]{1,255}+(?:/[A-Za-z0-9._\-*?]++)++")
 _METHOD = re.compile(r"[A-Z][A-Z0-9_\-]{0,31}")
 _PATH = re.compile(r"/[!-~]*+")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
@@ -37,7 +37,9 @@ def _key_glob(value: str) -> str:
 
 def _spiffe(value: str) -> str:
     if not _SPIFFE.fullmatch(value) or "**" in value.removesuffix("/**"):
-        _fail('not a SPIFFE ID; write "spiffe://trust-domain/path", with * within a segment, or /** at the end')
+        _fail(
+            'not a SPIFFE ID; write "spiffe://trust-domain/path"; in the path, * stays within a segment, and /** at the end is all below'
+        )
     return value
 
 

@@ -16,7 +16,7 @@ from keyd.core.principal import Principal
 from keyd.core.rates import Rates, Refusals
 from keyd.core.turns import Turns
 
-_LONGEST_NAME = 63
+_LONGEST_NAME, _LONGEST_DETAIL = 63, 512
 
 
 class Guard:
@@ -110,7 +110,7 @@ class Guard:
         if isinstance(error, RateError):
             return self._record_rate(decision, error)
         if isinstance(error, KeydError):
-            decision.reason, decision.detail = error.reason, str(error)
+            decision.reason, decision.detail = error.reason, str(error)[:_LONGEST_DETAIL]  # some name what the caller sent
         elif isinstance(error, Exception):
             decision.reason, decision.detail = KeydError.reason, "unexpected error"
         else:

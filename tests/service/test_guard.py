@@ -182,6 +182,13 @@ class TestSigning:
         assert len(decision.key or "") <= 66
         assert "example.com" not in (decision.detail or "")
 
+    async def test_what_a_caller_sends_does_not_fill_the_trail(self, house: House) -> None:
+        house.guard.policy = Policy(owners={0})
+        assert await reason(house.sign(ROOT, "x" * 100_000)) == "NOT_FOUND"
+        (decision,) = house.audit.decisions
+        assert len(decision.detail or "") == 512
+        assert len(decision.key or "") == 66
+
     async def test_who_has_no_grant_does_not_learn_which_keys_there_are(self, house: House) -> None:
         messages = set()
         for key in ("other", "elsew"):  # one is there
