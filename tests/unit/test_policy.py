@@ -101,6 +101,8 @@ class TestAuthorities:
             "a-.pay.example",
             "*.pay.example",
             "pay.example.evil.example",
+            "a.pay.example.evi.example",  # ends after as many characters as the suffix has
+            "a.pay.example.evilexample",
             # spellings of the same host
             "api.shop.example.",
             "eu.pay.example.",
