@@ -45,7 +45,11 @@ class Guard:
 
     def over_rate(self, principal: Principal, cost: int = 1) -> float:
         """Take ``cost`` from what the principal may ask in all and return 0, or return the seconds until it is there."""
-        return self._rates.take(("", principal.identity), self.policy.allowance.rate, cost)
+        return self._rates.take(("", self.share(principal)), self.policy.allowance.rate, cost)
+
+    def share(self, principal: Principal) -> str:
+        """Return what stands for all callers that use up the same as this one; see :class:`keyd.core.policy.Rights`."""
+        return self.policy.rights(principal).share
 
     async def refuse_rate(self, principal: Principal, operation: str, wait: float) -> NoReturn:
         """Refuse a call before anything of it is looked at. ``wait`` is in seconds.
@@ -58,28 +62,31 @@ class Guard:
         await self.refuse(self.decision(principal, operation), error)
         raise error
 
-    def begin_call(self, principal: Principal) -> None:
-        """Count a call that begins; :meth:`end_call` has to follow. Raises OverloadedError when too many are under way."""
-        count, limit = self._calls.get(principal.identity, 0), self.policy.allowance.max_calls
+    def begin_call(self, principal: Principal) -> str:
+        """Count a call that begins, and return what :meth:`end_call` has to be given. Raises OverloadedError when too many are under way."""
+        share = self.share(principal)
+        count, limit = self._calls.get(share, 0), self.policy.allowance.max_calls
         if count >= limit:
             raise OverloadedError(
                 f"this caller has {count} calls and streams under way, as many as it may; end some of them first"
             )
-        self._calls[principal.identity] = count + 1
+        self._calls[share] = count + 1
+        return share
 
-    def end_call(self, principal: Principal) -> None:
-        """Count a call that ends."""
-        left = self._calls[principal.identity] - 1
+    def end_call(self, share: str) -> None:
+        """Count a call that ends. A reload may have changed its share meanwhile."""
+        left = self._calls[share] - 1
         if left:
-            self._calls[principal.identity] = left
+            self._calls[share] = left
         else:
-            del self._calls[principal.identity]
+            del self._calls[share]
 
     def taker(self, principal: Principal) -> Callable[[Grant], float]:
         """Return what takes a token of a grant for ``principal``; see :func:`keyd.core.policy.decide`."""
+        share = self.share(principal)
 
         def take(grant: Grant) -> float:
-            return 0.0 if grant.rate is None else self._rates.take((grant.name, principal.identity), grant.rate)
+            return 0.0 if grant.rate is None else self._rates.take((grant.name, share), grant.rate)
 
         return take
 
@@ -120,7 +127,7 @@ class Guard:
 
     def _record_rate(self, decision: Decision, error: RateError) -> Awaitable[None] | None:
         """Write one record a second and principal, at most."""
-        count = self._refusals.to_report(decision.principal.identity)
+        count = self._refusals.to_report(self.share(decision.principal))
         if not count:
             return None
         decision.reason, decision.grant = error.reason, error.metadata.get("grant")

@@ -87,10 +87,16 @@ class Rule:
 
 
 class Rights:
-    """What one principal may do."""
+    """What one principal may do.
+
+    Attributes:
+        share: names who uses up the same rate: callers of one account that the grants do not tell apart. Were it each program, whoever
+            copies a file would have another rate.
+    """
 
     def __init__(self, principal: Principal, rules: tuple[Rule, ...]) -> None:
         self.rules = rules
+        self.share = " ".join([principal.account, *(rule.grant.name for rule in rules)])
         self._identity = principal.identity
         self._by_key: dict[str, tuple[Rule, ...]] = {}
 

@@ -91,14 +91,14 @@ class Refusals:
         self._limit = limit
         self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def to_report(self, identity: str) -> int:
-        """Count one refusal; return how many there are to report, at most once a second for each identity, else 0."""
+    def to_report(self, share: str) -> int:
+        """Count one refusal; return how many there are to report, at most once a second for each share, else 0."""
         now = self._monotonic()
-        count, reported_at = self._counts.get(identity, (0, now - 1))
+        count, reported_at = self._counts.get(share, (0, now - 1))
         if now - reported_at < 1:
-            self._counts[identity] = (count + 1, reported_at)
+            self._counts[share] = (count + 1, reported_at)
             return 0
-        if identity not in self._counts and len(self._counts) >= self._limit:
+        if share not in self._counts and len(self._counts) >= self._limit:
             self._counts.popitem(last=False)
-        self._counts[identity] = (0, now)
+        self._counts[share] = (0, now)
         return count + 1

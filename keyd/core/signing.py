@@ -123,15 +123,16 @@ class Signer:
         within: float | None,
     ) -> Signed:
         principal, turns = decision.principal, self._guard.turns
+        share = self._guard.share(principal)
         decision.kid, decision.version = version.record.kid, version.record.version
         decision.grant = decide(rules, request, self._guard.taker(principal)).name
         began = time.monotonic()
-        await turns.take(principal.identity, self._guard.policy.allowance.max_signatures, within)
+        await turns.take(share, self._guard.policy.allowance.max_signatures, within)
         try:
             left = None if within is None else max(0.001, within - (time.monotonic() - began))
             signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, data, left)
         finally:
-            turns.give_back(principal.identity)
+            turns.give_back(share)
         return Signed(signature, view.key, version.record)
 
     def _check_message(

@@ -16,7 +16,7 @@ class _Queue:
 
 
 class Turns:
-    """Gives out turns, for each identity so many at a time; those beyond wait in the order in which they came."""
+    """Gives out turns, for each share so many at a time; those beyond wait in the order in which they came."""
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
@@ -25,8 +25,8 @@ class Turns:
         """Return how many identities have something under way."""
         return len(self._queues)
 
-    async def take(self, identity: str, limit: int, within: float | None) -> None:
-        """Return when it is ``identity``'s turn; :meth:`give_back` has to follow.
+    async def take(self, share: str, limit: int, within: float | None) -> None:
+        """Return when it is ``share``'s turn; :meth:`give_back` has to follow.
 
         Args:
             limit: how many may be under way.
@@ -35,9 +35,9 @@ class Turns:
         Raises:
             OverloadedError: it took longer.
         """
-        queue = self._queues.get(identity)
+        queue = self._queues.get(share)
         if queue is None:
-            queue = self._queues[identity] = _Queue()
+            queue = self._queues[share] = _Queue()
         if queue.under_way < limit and not queue.waiting:
             queue.under_way += 1
             return
@@ -47,16 +47,16 @@ class Turns:
             async with asyncio.timeout(within):
                 await turn
         except BaseException as exc:
-            self._leave(identity, queue, turn)
+            self._leave(share, queue, turn)
             if isinstance(exc, TimeoutError):
                 raise OverloadedError(
                     "too many signatures of this caller are under way already; ask for fewer at a time"
                 ) from None
             raise
 
-    def give_back(self, identity: str) -> None:
+    def give_back(self, share: str) -> None:
         """End a turn; the next one begins."""
-        queue = self._queues[identity]
+        queue = self._queues[share]
         while queue.waiting:
             turn = queue.waiting.popleft()
             if not turn.done():
@@ -64,11 +64,11 @@ class Turns:
                 return
         queue.under_way -= 1
         if not queue.under_way:
-            del self._queues[identity]
+            del self._queues[share]
 
-    def _leave(self, identity: str, queue: _Queue, turn: asyncio.Future[None]) -> None:
+    def _leave(self, share: str, queue: _Queue, turn: asyncio.Future[None]) -> None:
         """Leave the queue, or, when the turn came at this very moment, pass it on."""
         if turn.done() and not turn.cancelled():
-            self.give_back(identity)
+            self.give_back(share)
         elif turn in queue.waiting:
             queue.waiting.remove(turn)

@@ -46,7 +46,7 @@ def _admitted(method: MethodDescriptor, name: str, implementation: object, guard
 
 def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..., Any]:
     async def serve(request: Any, call: Call) -> Any:
-        guard.begin_call(call.principal)
+        counted = guard.begin_call(call.principal)
         try:
             await charge(guard, call, name, len(request.requests) if name == "sign_batch" else 1)
             return await function(request, call)
@@ -54,14 +54,14 @@ def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..
             hold_back(call, exc)
             raise
         finally:
-            guard.end_call(call.principal)
+            guard.end_call(counted)
 
     return serve
 
 
 def _streaming(function: Callable[..., AsyncIterator[Any]], name: str, guard: Guard) -> Callable[..., AsyncIterator[Any]]:
     async def serve(request: Any, call: Call) -> AsyncIterator[Any]:
-        guard.begin_call(call.principal)
+        counted = guard.begin_call(call.principal)
         try:
             await charge(guard, call, name)
             answers = function(request, call)
@@ -74,6 +74,6 @@ def _streaming(function: Callable[..., AsyncIterator[Any]], name: str, guard: Gu
             hold_back(call, exc)
             raise
         finally:
-            guard.end_call(call.principal)
+            guard.end_call(counted)
 
     return serve

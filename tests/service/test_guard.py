@@ -300,9 +300,19 @@ class TestRates:
             await house.sign()
         assert caught.value.metadata == {"retry_after": "1.000"}
         assert house.held == [1.0]
-        assert (await house.sign(replace(SHOP, executable="/usr/bin/other"))).signature  # another principal
         house.monotonic.advance(1)
         assert (await house.sign()).signature
+
+    async def test_a_program_that_grants_tell_apart_has_a_rate_of_its_own_and_a_copy_has_not(self, house: House) -> None:
+        copy = replace(SHOP, executable="/tmp/copy")
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 2)))
+        await house.sign()
+        await house.sign()
+        assert await reason(house.sign(copy)) == "RATE"
+        own = replace(GRANTS[0], name="copy", principals=(PrincipalPattern(uid=SHOP.uid, executable=copy.executable),))
+        house.guard.policy = Policy([*GRANTS, own], allowance=Allowance(Rate(1, 2)))
+        assert await reason(house.sign()) == "RATE"  # a reload gives nothing back
+        assert (await house.sign(copy)).signature
 
     async def test_all_processes_of_a_principal_share_its_rate(self, house: House) -> None:
         house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 2)))
