@@ -77,6 +77,15 @@ async def test_what_is_not_there(running: Running, http: httpx.AsyncClient) -> N
     await http.aclose()
 
 
+async def test_a_key_that_is_not_published_is_not_there(running: Running, http: httpx.AsyncClient) -> None:
+    kid = await create(running, "seen")
+    await create(running, "hidden", unpublished=True)
+    assert [jwk["kid"] for jwk in (await http.get("/.well-known/jwks.json")).json()["keys"]] == [kid]
+    hidden, missing = await http.get("/keys/hidden/jwks.json"), await http.get("/keys/missing/jwks.json")
+    assert (hidden.status_code, hidden.content) == (missing.status_code, missing.content) == (404, b"no such key\n")
+    assert (await http.get("/keys/seen/jwks.json")).status_code == 200
+
+
 async def test_readiness_tells_each_backend_and_no_reasons(running: Running, http: httpx.AsyncClient) -> None:
     async def answers() -> list[tuple[int, str]]:
         return [(r.status_code, r.text) for r in [await http.get(path) for path in ("/readyz", "/readyz/file", "/readyz/nope")]]
