@@ -84,6 +84,7 @@ async def test_a_key_that_is_not_published_is_not_there(running: Running, http: 
     hidden, missing = await http.get("/keys/hidden/jwks.json"), await http.get("/keys/missing/jwks.json")
     assert (hidden.status_code, hidden.content) == (missing.status_code, missing.content) == (404, b"no such key\n")
     assert (await http.get("/keys/seen/jwks.json")).status_code == 200
+    await http.aclose()
 
 
 async def test_readiness_tells_each_backend_and_no_reasons(running: Running, http: httpx.AsyncClient) -> None:
