@@ -24,7 +24,8 @@ from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
 from keyd.service import convert
 from keyd.service.call import Call, Caller
-from keyd.service.grpcio import GrpcServer
+from keyd.service.gate.limits import Quota
+from keyd.service.grpcio import Bounds, GrpcServer
 from keyd.v1 import signing_service_pb2 as pb
 
 
@@ -78,8 +79,8 @@ async def main(socket: str) -> None:
         server = GrpcServer(
             {pb.DESCRIPTOR.services_by_name["SigningService"]: Unguarded(keyring)},
             lambda _: anybody,
-            max_message_bytes=1 << 20,
-            max_concurrent_calls=1000,
+            Bounds(),
+            Quota(1000, 1000),
         )
         server.listen(f"unix:{socket}")
         await server.start()
