@@ -47,8 +47,10 @@ class Front:
         self.private = PrivateSocket(server.state_dir)
         self.tcp = TcpListeners(self.private.connect, self.connections)
         self._gated = GrpcServer(services, self.private.caller, replace(bounds, max_age=min(ages, default=None)), calls)
+        # No gate counts these, so the server does: one socket must not take all descriptors of the process.
+        own = replace(bounds, max_connections=limits.max_per_caller)
         self._own = {
-            name: GrpcServer(services, partial(_only, Caller(Principal(socket=name))), bounds, calls) for name in config.sockets
+            name: GrpcServer(services, partial(_only, Caller(Principal(socket=name))), own, calls) for name in config.sockets
         }
 
     async def start(self, stack: AsyncExitStack) -> None:

@@ -42,6 +42,7 @@ class Bounds:
         idle_timeout: without a call, until the connection is closed; a stream that is open is one.
         keepalive: without a word, until the other end is asked whether it is there.
         max_age: until a connection gets no new calls, give or take a tenth; it ends with its last one. None: never.
+        max_connections: connections at one time, beyond which further ones are closed at once. None: whoever listens in front counts them.
     """
 
     max_message_bytes: int = 1024 * 1024
@@ -50,6 +51,7 @@ class Bounds:
     idle_timeout: float = 1800.0
     keepalive: float = 60.0
     max_age: float | None = None
+    max_connections: int | None = None
 
     def to_options(self) -> list[tuple[str, int]]:
         """Return them as grpcio has them."""
@@ -67,6 +69,7 @@ class Bounds:
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.so_reuseport", 0),
             *([] if self.max_age is None else [("grpc.max_connection_age_ms", round(self.max_age * 1000))]),
+            *([] if self.max_connections is None else [("grpc.max_allowed_incoming_connections", self.max_connections)]),
         ]
 
 

@@ -157,6 +157,13 @@ class TestOwnSockets:
             shutil.rmtree(directory)
 
 
+def served_at_all(client: RawChannel) -> bool:
+    try:
+        return client.call(GET_JWKS) is not None
+    except ConnectionError:
+        return False
+
+
 class TestBounds:
     async def test_an_idle_connection_is_closed_and_one_with_a_stream_is_not(self, monkeypatch):
         async with daemon(monkeypatch, sections='[connections]\nidle_timeout = "1s"\n') as running:
@@ -195,6 +202,22 @@ class TestBounds:
                 assert await running.jwks(f"unix:{running.directory}/run/shop.sock") == "socket:shop"
                 await asyncio.gather(*under_way)
                 await stub.GetJWKS(request)
+
+    async def test_connections_to_a_socket_of_its_own_are_bounded_and_another_has_room(self, monkeypatch):
+        sections = OWN + "[connections]\nmax_per_caller = 3\n"
+        async with daemon(monkeypatch, sections=sections) as running:
+            shop = running.directory / "run/shop.sock"
+            with contextlib.ExitStack() as stack:
+                clients = [RawChannel(stack.enter_context(connected(shop))) for _ in range(10)]
+                served = await asyncio.gather(*(asyncio.to_thread(served_at_all, client) for client in clients))
+                assert sum(served) == 3
+                assert await running.jwks(f"unix:{running.directory}/run/bank/keyd.sock") == "socket:bank"
+            # Those that went make room.
+            async with asyncio.timeout(10):
+                while True:
+                    with connected(shop) as client:
+                        if await asyncio.to_thread(served_at_all, RawChannel(client)):
+                            break
 
     async def test_calls_without_their_message_take_no_room(self, monkeypatch):
         """grpcio's own bound would count them, and let nobody else in."""
