@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -99,14 +100,17 @@ def test_without_so_peerpidfd(pair, monkeypatch):
     found.close()
 
 
+def copy_of_proc(pid: int, directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    for name in ("status", "stat", "cgroup"):
+        (directory / name).write_bytes(Path(f"/proc/{pid}", name).read_bytes())
+    return directory
+
+
 @pytest.fixture
 def proc(tmp_path) -> Path:
     """A directory like that of this process, of files of our own."""
-    directory = tmp_path / "proc" / str(os.getpid())
-    directory.mkdir(parents=True)
-    for name in ("status", "stat", "cgroup"):
-        (directory / name).write_bytes(Path("/proc/self", name).read_bytes())
-    return directory
+    return copy_of_proc(os.getpid(), tmp_path / "proc" / str(os.getpid()))
 
 
 def test_a_unit_of_systemd(pair, proc):
@@ -189,3 +193,53 @@ def test_a_process_that_is_hidden_has_what_the_socket_says(pair, tmp_path):
     assert (found.principal.uid, found.principal.pid, found.principal.executable) == (os.geteuid(), os.getpid(), None)
     assert found.runs_the_same_program()
     found.close()
+
+
+def test_one_whose_files_may_not_be_read_has_what_the_socket_says(pair, proc, monkeypatch):
+    """As with hidepid=1 and ProtectProc=noaccess: the directory is there, and what is in it is not for us."""
+
+    def refused(directory: int, name: str) -> bytes:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(peer, "_read", refused)
+    found = identify(pair[0], proc.parent)
+    assert (found.principal.uid, found.principal.pid, found.principal.executable) == (os.geteuid(), os.getpid(), None)
+    found.close()
+
+
+@pytest.mark.parametrize("file", ["stat", "status", "pagemap"])
+def test_without_descriptors_nobody_is_taken_for_less_than_he_is(pair, monkeypatch, file):
+    """Or the connection would go on without being held to its program."""
+    real = os.open
+
+    def none_left(path, *args, **options):
+        if path == file:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *args, **options)
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(os, "open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        identify(pair[0])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_without_the_right_to_look_into_the_process_it_still_has_to_live(tmp_path, hidden):
+    """As a daemon without CAP_SYS_PTRACE, of another uid: what takes the number of a process that ended is not that process."""
+    proc = tmp_path / "proc"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        code = "import socket,sys,time;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);time.sleep(60)"
+        with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")]) as child, listener.accept()[0] as server:
+            if not hidden:
+                copy_of_proc(child.pid, proc / str(child.pid))
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            found = identify(server, proc)
+            assert found.runs_the_same_program()
+            child.kill()
+            child.wait()
+            assert not found.runs_the_same_program()
+            found.close()
+            assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -26,6 +26,7 @@ _SO_PEERPIDFD = 77  # Linux 6.5
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _MAX_FILE = 64 * 1024
 _PAGEMAP_ENTRY = 8
+_NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class IdentificationError(Exception):
@@ -43,6 +44,7 @@ class Peer:
     principal: Principal
     credentials: bytes
     _program: int | None = None
+    _process: int | None = None
     _directory: int | None = None
     _file: tuple[int, int] | None = None
 
@@ -50,11 +52,15 @@ class Peer:
         """Say whether the process has neither ended nor executed a program since it was identified."""
         if self._program is not None:
             # Reads one entry of the page map through a descriptor that belongs to the address space of then, not to the process.
-            # Executing a program makes a new address space, even of the same program; the old one then reads as empty.
+            # Executing a program makes a new address space, even of the same program; the old one then reads as empty, unless the
+            # program shared it with another process (CLONE_VM).
             try:
                 return len(os.pread(self._program, _PAGEMAP_ENTRY, 0)) == _PAGEMAP_ENTRY
             except OSError:
                 return False
+        # Without the right to that, the process can at least not end and leave its number to another.
+        if self._process is not None and _ended(self._process):
+            return False
         return self._file is None or _file(self._directory) == self._file
 
     def lives(self) -> bool:
@@ -67,10 +73,10 @@ class Peer:
 
     def close(self) -> None:
         """Let go of the descriptors."""
-        for fd in (self._program, self._directory):
+        for fd in (self._program, self._process, self._directory):
             if fd is not None:
                 os.close(fd)
-        self._program = self._directory = None
+        self._program = self._process = self._directory = None
         self._file = (-1, -1)
 
 
@@ -88,6 +94,10 @@ class _Files:
 
     def add(self, fd: int) -> int:
         self.fds.append(fd)
+        return fd
+
+    def keep(self, fd: int) -> int:
+        self.fds.remove(fd)
         return fd
 
     def close(self) -> None:
@@ -116,6 +126,8 @@ def identify(connection: socket.socket, proc: Path = PROC, between: Callable[[],
         if _ended(pidfd):
             peer.close()
             raise IdentificationError("the process that connected has ended")
+        if peer._program is None:
+            peer._process = files.keep(pidfd)
         return peer
     finally:
         files.close()
@@ -124,18 +136,18 @@ def identify(connection: socket.socket, proc: Path = PROC, between: Callable[[],
 def _identify(pid: int, uid: int, gid: int, directory: Path, files: _Files, between: Callable[[], None]) -> Peer:
     try:
         at = files.add(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
+        started = _start_time(at)
+    except (FileNotFoundError, PermissionError):
         between()  # not there for us (hidepid): what the socket says has to do; whether it lives still, the pidfd says
         return Peer(Principal(uid=uid, gid=gid, pid=pid), _CREDENTIALS.pack(pid, uid, gid))
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
     try:
-        started = _start_time(at)
         status = _status(at)
         uids, gids = status["Uid"], status["Gid"]
         where = place(_read(at, "cgroup").decode("utf-8", "replace"))
     except (OSError, ValueError, LookupError) as error:
-        raise IdentificationError("the process that connected cannot be read; it has probably ended") from error
+        raise _unreadable(error) from error
     if uids[1] != uid or gids[1] != gid:
         raise IdentificationError("the process that connected has another uid or gid by now")
     program = _open_program(at)
@@ -153,9 +165,9 @@ def _identify(pid: int, uid: int, gid: int, directory: Path, files: _Files, betw
     # What is written carries the real ids, while the socket has the effective ones.
     peer = Peer(principal, _CREDENTIALS.pack(pid, uids[0], gids[0]))
     if program is not None:
-        peer._program = os.dup(program)
+        peer._program = files.keep(program)
     elif file is not None:
-        peer._directory, peer._file = os.dup(at), file
+        peer._directory, peer._file = files.keep(at), file
     return peer
 
 
@@ -187,7 +199,13 @@ def _pidfd(connection: socket.socket, pid: int) -> int:
 
 
 def _gone(error: OSError) -> Exception:
-    return error if error.errno in (errno.EMFILE, errno.ENFILE) else IdentificationError("the process that connected has ended")
+    return error if error.errno in _NOTHING_LEFT else IdentificationError("the process that connected has ended")
+
+
+def _unreadable(error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno in _NOTHING_LEFT:
+        return error
+    return IdentificationError("the process that connected cannot be read; it has probably ended")
 
 
 def _ended(pidfd: int) -> bool:
@@ -260,7 +278,9 @@ def _open_program(directory: int) -> int | None:
     """Open the page map of the process's address space; None without the right to, or when it is going to be another."""
     try:
         fd = os.open("pagemap", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-    except OSError:
+    except OSError as error:
+        if error.errno in _NOTHING_LEFT:
+            raise  # or whoever uses descriptors up would not be held to its program
         return None
     try:
         if len(os.pread(fd, _PAGEMAP_ENTRY, 0)) == _PAGEMAP_ENTRY:
