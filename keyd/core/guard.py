@@ -13,7 +13,7 @@ from keyd.core.errors import AuditError, KeydError, OverloadedError, RateError
 from keyd.core.grants import Grant
 from keyd.core.policy import Policy, over_rate
 from keyd.core.principal import Principal
-from keyd.core.rates import Rates, Refusals
+from keyd.core.rates import Holds, Rates, Refusals
 from keyd.core.turns import Turns
 
 _LONGEST_NAME, _LONGEST_DETAIL = 63, 512
@@ -41,6 +41,7 @@ class Guard:
         self._audit = audit or NoAudit()
         self._rates = Rates(monotonic)
         self._refusals = Refusals(monotonic)
+        self._holds = Holds(monotonic)
         self._calls: dict[str, int] = {}
 
     def over_rate(self, principal: Principal, cost: int = 1) -> float:
@@ -61,6 +62,10 @@ class Guard:
         error = over_rate(wait, "this caller")
         await self.refuse(self.decision(principal, operation), error)
         raise error
+
+    def hold(self, principal: Principal, error: RateError) -> float:
+        """Return for how many seconds not to listen to a connection on which a call was refused for its rate."""
+        return self._holds.after_refusal(self.share(principal), float(error.metadata["retry_after"]))
 
     def begin_call(self, principal: Principal) -> str:
         """Count a call that begins, and return what :meth:`end_call` has to be given. Raises OverloadedError when too many are under way."""

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_BUCKETS = 10_000
+#: How often a share is refused for its rate, in the long run, before it is left waiting.
+REFUSALS_PER_SECOND = 50
+#: A connection is held back for that long at most, in seconds: for one refusal, as its other calls wait as well; and for many, less
+#: than what makes either side think that the other is gone.
+LONGEST_HOLD, LONGEST_HOLD_FOR_MANY = 1.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +107,25 @@ class Refusals:
             self._counts.popitem(last=False)
         self._counts[share] = (0, now)
         return count + 1
+
+
+class Holds:
+    """Says how long not to listen to who was refused.
+
+    To refuse costs time as well, and who has many calls under way over many connections has them all refused at once. So each share
+    is refused so often a second and no more: every refusal makes the next hold longer by the time that it stands for.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, *, limit: int = MAX_BUCKETS) -> None:
+        self._monotonic = monotonic
+        self._limit = limit
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def after_refusal(self, share: str, wait: float) -> float:
+        """Count one refusal; return for how many seconds its connection is to be held. The rate asks for ``wait``."""
+        now = self._monotonic()
+        until = max(self._until.pop(share, now), now) + 1 / REFUSALS_PER_SECOND
+        self._until[share] = until = min(until, now + LONGEST_HOLD_FOR_MANY)
+        if len(self._until) > self._limit:
+            self._until.popitem(last=False)
+        return max(min(wait, LONGEST_HOLD), until - now)

@@ -13,9 +13,6 @@ from keyd.core.errors import RateError
 from keyd.core.guard import Guard
 from keyd.service.call import Call
 
-#: A connection is held back for that long at most, in seconds; then its rate is asked again.
-LONGEST_HOLD = 1.0
-
 
 def admitted(descriptor: ServiceDescriptor, implementation: object, guard: Guard) -> object:
     """Return the service with its calls counted and held to the rate of who makes them; see :class:`keyd.core.guard.Guard`."""
@@ -27,9 +24,9 @@ def methods(descriptor: ServiceDescriptor) -> list[tuple[MethodDescriptor, str]]
     return [(method, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method.name).lower()) for method in descriptor.methods]
 
 
-def hold_back(call: Call, error: RateError) -> None:
+def hold_back(guard: Guard, call: Call, error: RateError) -> None:
     """Stop reading from who sends too much, so that it waits at its own end."""
-    call.caller.hold_back(min(LONGEST_HOLD, float(error.metadata["retry_after"])))
+    call.caller.hold_back(guard.hold(call.principal, error))
 
 
 async def charge(guard: Guard, call: Call, operation: str, cost: int = 1) -> None:
@@ -51,7 +48,7 @@ def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..
             await charge(guard, call, name, len(request.requests) if name == "sign_batch" else 1)
             return await function(request, call)
         except RateError as exc:
-            hold_back(call, exc)
+            hold_back(guard, call, exc)
             raise
         finally:
             guard.end_call(counted)
@@ -71,7 +68,7 @@ def _streaming(function: Callable[..., AsyncIterator[Any]], name: str, guard: Gu
             finally:
                 await answers.aclose()  # type: ignore[attr-defined]  # each is an async generator
         except RateError as exc:
-            hold_back(call, exc)
+            hold_back(guard, call, exc)
             raise
         finally:
             guard.end_call(counted)

@@ -161,7 +161,7 @@ class SigningService:
             return pb.SignResult(response=await self.sign(request, call))
         except KeydError as exc:
             if isinstance(exc, RateError):
-                hold_back(call, exc)
+                hold_back(self._guard, call, exc)
             return pb.SignResult(error=to_sign_error(exc))
 
 

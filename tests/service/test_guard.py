@@ -23,7 +23,7 @@ from keyd.core.monitor import Monitor
 from keyd.core.policy import Allowance, Policy
 from keyd.core.principal import Principal
 from keyd.core.profile import BUILT_IN
-from keyd.core.rates import Rate
+from keyd.core.rates import REFUSALS_PER_SECOND, Rate
 from keyd.core.runner import BackendRunner, Limits
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
@@ -330,6 +330,15 @@ class TestRates:
         assert house.held == [1.0]  # at most a second at a time
         house.monotonic.advance(2)
         await house.sign()
+
+    async def test_many_refusals_at_once_are_held_one_longer_than_the_other(self, house: House) -> None:
+        """Or all of them come back together, and everybody else waits behind them."""
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(100, 1)))
+        await house.sign()
+        for _ in range(50):
+            assert await reason(house.sign()) == "RATE"
+        assert house.held == sorted(house.held)
+        assert house.held[-1] == pytest.approx(50 / REFUSALS_PER_SECOND)
 
     async def test_refusals_are_recorded_once_a_second_with_their_number(self, house: House) -> None:
         house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(0.1, 1)))

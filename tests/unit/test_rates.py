@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import FakeClock
 
 from keyd.core.errors import OverloadedError
-from keyd.core.rates import Rate, Rates, Refusals
+from keyd.core.rates import LONGEST_HOLD_FOR_MANY, REFUSALS_PER_SECOND, Holds, Rate, Rates, Refusals
 from keyd.core.turns import Turns
 
 
@@ -106,6 +106,38 @@ def test_refusals_are_reported_once_a_second_with_their_number() -> None:
     for number in range(100):
         refusals.to_report(str(number))
     assert len(refusals._counts) == 10
+
+
+class TestHolds:
+    def test_one_refusal_holds_for_as_long_as_the_rate_asks_and_at_most_a_second(self) -> None:
+        clock = FakeClock(0)
+        holds = Holds(clock.now)
+        assert holds.after_refusal("a", 0.3) == 0.3
+        assert holds.after_refusal("b", 60) == 1
+
+    def test_calls_that_are_refused_together_come_back_one_after_the_other(self) -> None:
+        """Sixteen connections with ten calls each: in the long run there are so many refusals a second, and no more."""
+        clock = FakeClock(0)
+        holds, refused, back = Holds(clock.now), 0, [0.0] * 16
+        while clock.now() < 20:
+            for connection, when in enumerate(back):
+                if when <= clock.now():
+                    refused += 10
+                    back[connection] = clock.now() + [holds.after_refusal("a", 0.01) for _ in range(10)][-1]
+            clock.advance(0.05)
+        assert refused <= 160 + 20 * REFUSALS_PER_SECOND
+        assert holds.after_refusal("b", 0.01) == pytest.approx(1 / REFUSALS_PER_SECOND)
+
+    def test_there_is_an_end_to_it_and_nothing_stays(self) -> None:
+        clock = FakeClock(0)
+        holds = Holds(clock.now, limit=2)
+        for _ in range(10_000):
+            assert holds.after_refusal("a", 0.01) <= LONGEST_HOLD_FOR_MANY
+        clock.advance(LONGEST_HOLD_FOR_MANY)
+        assert holds.after_refusal("a", 0.01) == pytest.approx(1 / REFUSALS_PER_SECOND)
+        for share in "bcd":
+            holds.after_refusal(share, 1)
+        assert len(holds._until) == 2
 
 
 class TestTurns:
