@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from keyd.core.errors import KeydError, MalformedError, OverloadedError, UnauthenticatedError
+from keyd.core.rates import Holds
 from keyd.service.call import Call, Caller
 from keyd.service.gate.limits import Quota
 from keyd.service.status import to_status
@@ -91,6 +92,7 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = [descriptor.full_name for descriptor in services]
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self._server.add_generic_rpc_handlers((_Unknown(door),))  # the last that is asked
 
     def listen(self, address: str) -> None:
         """Bind one address, such as ``unix:/run/keyd/keyd.sock``. Raises RuntimeError when it cannot be bound."""
@@ -150,7 +152,7 @@ def _unary(
         try:
             call = door.enter(context)
             try:
-                return await function(decode(request), call)
+                return await function(door.decoded(decode, request, call), call)
             finally:
                 door.leave(call)
         except KeydError as exc:
@@ -168,7 +170,7 @@ def _streaming(
         try:
             call = door.enter(context)
             try:
-                async for response in function(decode(request), call):
+                async for response in function(door.decoded(decode, request, call), call):
                     yield response
             finally:
                 door.leave(call)
@@ -180,12 +182,27 @@ def _streaming(
     return serve
 
 
+class _Unknown(grpc.GenericRpcHandler):
+    """Answers calls of methods that there are none of, as grpcio does, and leaves who makes many of them waiting."""
+
+    def __init__(self, door: _Door) -> None:
+        self._door = door
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        async def serve(_: AsyncIterator[bytes], context: Context) -> NoReturn:
+            self._door.hold(context)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+        return grpc.stream_unary_rpc_method_handler(serve, None, None)
+
+
 class _Door:
     """What every call comes through."""
 
     def __init__(self, callers: Callers, calls: Quota) -> None:
         self._callers = callers
         self._calls = calls
+        self._holds = Holds()
 
     def enter(self, context: Context) -> Call:
         """Let one call in, and count it until :meth:`leave`."""
@@ -195,6 +212,23 @@ class _Door:
         if not self._calls.enter(caller.principal.account):
             raise OverloadedError("too many calls under way; try again later, or see max_calls_per_caller in [connections]")
         return Call.of(caller, context.time_remaining())
+
+    def decoded(self, decode: Callable[[Any], Any], request: Any, call: Call) -> Any:
+        """Return the request. Who sends what is none has used up nothing of its rate yet, and so is not listened to for a while."""
+        try:
+            return decode(request)
+        except MalformedError:
+            self._hold(call.caller)
+            raise
+
+    def hold(self, context: Context) -> None:
+        """Do not listen for a while to who makes this call, which is none."""
+        caller = self._callers(context.peer())
+        if caller is not None:
+            self._hold(caller)
+
+    def _hold(self, caller: Caller) -> None:
+        caller.hold_back(self._holds.after_refusal(caller.principal.account, 0.0))
 
     def leave(self, call: Call) -> None:
         """Note that a call is over."""

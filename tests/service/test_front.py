@@ -23,6 +23,7 @@ from service_conftest import CONFIG, refused
 from support import FakeClock, until
 
 from keyd import app, config, process
+from keyd.core.rates import REFUSALS_PER_SECOND
 from keyd.service.call import Call
 from keyd.service.signing import SigningService
 from keyd.v1 import key_service_pb2, key_service_pb2_grpc, signing_service_pb2, signing_service_pb2_grpc
@@ -218,6 +219,21 @@ class TestBounds:
                     with connected(shop) as client:
                         if await asyncio.to_thread(served_at_all, RawChannel(client)):
                             break
+
+    @pytest.mark.parametrize(("method", "message"), [(GET_JWKS, b"\xff"), ("/keyd.v1.SigningService/No", b"")])
+    async def test_who_sends_what_is_no_request_is_left_waiting(self, monkeypatch, method, message):
+        async with daemon(monkeypatch) as running:
+            with connected(running.socket) as client, connected(running.socket) as other:
+                channel = RawChannel(client)
+                assert await asyncio.to_thread(channel.call, GET_JWKS) is not None
+                for _ in range(REFUSALS_PER_SECOND // 2):
+                    channel.send(method, message)
+                assert await asyncio.to_thread(channel.receive) is None
+                start = asyncio.get_running_loop().time()
+                assert await asyncio.to_thread(RawChannel(other).call, GET_JWKS) is not None
+                assert asyncio.get_running_loop().time() - start < 0.3
+                assert await asyncio.to_thread(channel.call, GET_JWKS) is not None
+                assert asyncio.get_running_loop().time() - start > 0.3
 
     async def test_calls_without_their_message_take_no_room(self, monkeypatch):
         """grpcio's own bound would count them, and let nobody else in."""
