@@ -193,8 +193,6 @@ class TestProcessesThatEnd:
 import os, socket, struct, sys
 from pathlib import Path
 from keyd.service.gate import peer
-if "old" in sys.argv:
-    peer._SO_PEERPIDFD = 9999  # as on a kernel before 6.5
 listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()
 client = socket.socket(socket.AF_UNIX)
 first = os.fork()
