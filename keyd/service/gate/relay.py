@@ -20,6 +20,7 @@ _ANCILLARY = socket.CMSG_SPACE(12)
 #: How long a client may take none of what is there for it, in seconds. Meanwhile the server is not read from, so that it cannot be
 #: seen to have given up.
 _STALLED = 60.0
+_TRUNCATED = int(socket.MSG_CTRUNC)  # an enum's & takes longer than everything else that is asked of a chunk
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
@@ -113,7 +114,7 @@ class Relay:
             return
         if not data:
             self._end_of_client()
-        elif ancillary != self._expected or flags & socket.MSG_CTRUNC:
+        elif ancillary != self._expected or flags & _TRUNCATED:
             self.close("another process, or another user, writes to it; each process needs a connection of its own")
         elif not self._peer.runs_the_same_program():
             self.close(
