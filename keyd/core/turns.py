@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from keyd.core.errors import OverloadedError
@@ -12,7 +12,7 @@ from keyd.core.errors import OverloadedError
 @dataclass(slots=True)
 class _Queue:
     under_way: int = 0
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiting: OrderedDict[asyncio.Future[None], None] = field(default_factory=OrderedDict)  # who leaves need not be searched for
 
 
 class Turns:
@@ -42,7 +42,7 @@ class Turns:
             queue.under_way += 1
             return
         turn = asyncio.get_running_loop().create_future()
-        queue.waiting.append(turn)
+        queue.waiting[turn] = None
         try:
             async with asyncio.timeout(within):
                 await turn
@@ -58,7 +58,7 @@ class Turns:
         """End a turn; the next one begins."""
         queue = self._queues[share]
         while queue.waiting:
-            turn = queue.waiting.popleft()
+            turn, _ = queue.waiting.popitem(last=False)
             if not turn.done():
                 turn.set_result(None)
                 return
@@ -70,5 +70,5 @@ class Turns:
         """Leave the queue, or, when the turn came at this very moment, pass it on."""
         if turn.done() and not turn.cancelled():
             self.give_back(share)
-        elif turn in queue.waiting:
-            queue.waiting.remove(turn)
+        else:
+            queue.waiting.pop(turn, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -187,6 +188,20 @@ class TestTurns:
         await asyncio.gather(first, return_exceptions=True)
         turns.give_back("a")
         await second
+        turns.give_back("a")
+        assert len(turns) == 0
+
+    async def test_many_who_go_away_at_once_are_not_searched_for(self) -> None:
+        """Else one caller that resets its calls, the last first, holds the loop for as long as the square of their number takes."""
+        turns = Turns()
+        await turns.take("a", 1, None)
+        waiting = [asyncio.create_task(turns.take("a", 1, None)) for _ in range(20_000)]
+        await asyncio.sleep(0)
+        began = time.process_time()
+        for task in reversed(waiting):
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert time.process_time() - began < 2.0  # searching takes some ten seconds
         turns.give_back("a")
         assert len(turns) == 0
 
