@@ -1,3 +1,4 @@
+from guarded import house
 from service_conftest import running
 
-__all__ = ["running"]
+__all__ = ["house", "running"]
