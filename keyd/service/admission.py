@@ -45,7 +45,7 @@ def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..
     async def serve(request: Any, call: Call) -> Any:
         counted = guard.begin_call(call.principal)
         try:
-            await charge(guard, call, name, len(request.requests) if name == "sign_batch" else 1)
+            await charge(guard, call, name, max(1, len(request.requests)) if name == "sign_batch" else 1)
             return await function(request, call)
         except RateError as exc:
             hold_back(guard, call, exc)

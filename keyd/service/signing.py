@@ -24,6 +24,7 @@ MAX_BATCH = 256
 MAX_WATCHED = 1000
 STREAM_WINDOW = 64  # signatures under way per stream
 
+_Answers = asyncio.Queue[pb.SignStreamResponse | Exception | None]
 _KINDS = {
     "signature_base": InputKind.SIGNATURE_BASE,
     "jws_signing_input": InputKind.JWS_SIGNING_INPUT,
@@ -71,14 +72,13 @@ class SigningService:
         self, requests: AsyncIterator[pb.SignStreamRequest], call: Call
     ) -> AsyncIterator[pb.SignStreamResponse]:
         """Sign a stream of inputs, several at a time; answers come as they are ready."""
-        ready: asyncio.Queue[pb.SignStreamResponse | None] = asyncio.Queue(STREAM_WINDOW)
+        ready: _Answers = asyncio.Queue(STREAM_WINDOW)
         window = asyncio.Semaphore(STREAM_WINDOW)
         under_way: set[asyncio.Future[None]] = set()
 
         async def answer(request: pb.SignStreamRequest) -> None:
             try:
-                result = await self._result(request.request, call, charged=False)
-                await ready.put(pb.SignStreamResponse(id=request.id, result=result))
+                await ready.put(await self._answer(request, call))
             finally:
                 window.release()
 
@@ -93,6 +93,8 @@ class SigningService:
         reader = asyncio.ensure_future(read())
         try:
             while (response := await _next(ready, reader)) is not None:
+                if isinstance(response, Exception):
+                    raise response
                 yield response
         finally:
             for task in (reader, *under_way):
@@ -164,8 +166,15 @@ class SigningService:
                 hold_back(self._guard, call, exc)
             return pb.SignResult(error=to_sign_error(exc))
 
+    async def _answer(self, request: pb.SignStreamRequest, call: Call) -> pb.SignStreamResponse | Exception:
+        """Answer one of a stream. A defect ends the stream: who waits for the answer would wait for ever."""
+        try:
+            return pb.SignStreamResponse(id=request.id, result=await self._result(request.request, call, charged=False))
+        except Exception as exc:  # noqa: BLE001 - it is raised where the answers are read
+            return exc
 
-async def _next(ready: asyncio.Queue[pb.SignStreamResponse | None], reader: asyncio.Future[None]) -> pb.SignStreamResponse | None:
+
+async def _next(ready: _Answers, reader: asyncio.Future[None]) -> pb.SignStreamResponse | Exception | None:
     """Return the next answer; raise what ended the reader, if it ended badly."""
     if not ready.empty():
         return ready.get_nowait()

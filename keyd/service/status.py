@@ -10,6 +10,8 @@ from keyd.core import errors
 from keyd.v1 import signing_service_pb2 as pb
 
 DOMAIN = "keyd"
+#: Some messages name what the caller sent, and they travel in headers, which are short.
+MAX_MESSAGE = 1024
 
 CODES: dict[type[errors.KeydError], grpc.StatusCode] = {
     errors.KeydError: grpc.StatusCode.INTERNAL,
@@ -58,9 +60,14 @@ def to_status(error: errors.KeydError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     detail = any_pb2.Any()
     detail.Pack(info)
-    return status_pb2.Status(code=code_pb2.Code.ValueType(code_number(error)), message=str(error), details=[detail])
+    return status_pb2.Status(code=code_pb2.Code.ValueType(code_number(error)), message=_message(error), details=[detail])
 
 
 def to_sign_error(error: errors.KeydError) -> pb.SignError:
     """Return an error as one result of a batch or stream."""
-    return pb.SignError(code=code_number(error), reason=error.reason, message=str(error), metadata=error.metadata)
+    return pb.SignError(code=code_number(error), reason=error.reason, message=_message(error), metadata=error.metadata)
+
+
+def _message(error: errors.KeydError) -> str:
+    message = str(error)
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
