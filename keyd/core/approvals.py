@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from keyd.core.clock import Clock
@@ -15,7 +16,7 @@ MAX_PENDING = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    account: str
+    principal: Principal
     until: float
 
 
@@ -29,12 +30,15 @@ class Approvals:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def approve(self, operation: str, arguments: bytes, principal: Principal, window: float) -> str:
+    def approve(
+        self, operation: str, arguments: bytes, principal: Principal, window: float, may: Callable[[Principal], bool]
+    ) -> str:
         """Return the account that asked first, when ``principal`` is the second; then it is to be done, once.
 
         Args:
             arguments: digest of everything that the call says.
             window: how long the first waits for the second, in seconds.
+            may: says whether who asked first still has a grant for it; a reload may have taken it away.
 
         Raises:
             ApprovalError: ``principal`` is the first. The same account again starts the time anew.
@@ -42,10 +46,10 @@ class Approvals:
         now = self._clock.now()
         self._forget(now)
         pending = self._pending.pop((operation, arguments), None)
-        if pending is not None and pending.account != principal.account:
-            return pending.account
+        if pending is not None and pending.principal.account != principal.account and may(pending.principal):
+            return pending.principal.account
         until = now + window
-        self._pending[operation, arguments] = _Request(principal.account, until)
+        self._pending[operation, arguments] = _Request(principal, until)
         stamp = dt.datetime.fromtimestamp(until, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         raise ApprovalError(
             f"{operation} needs two operators; one of another account than {principal.account} has to ask for exactly the same "

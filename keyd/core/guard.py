@@ -23,7 +23,7 @@ class Guard:
     """Holds the policy, and what callers have used up of it.
 
     Attributes:
-        policy: a reload replaces it; what is under way goes on by the old one.
+        policy: a reload replaces it. A signature that is under way then has to be allowed by both, or it is withheld.
     """
 
     def __init__(

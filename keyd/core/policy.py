@@ -18,6 +18,8 @@ from keyd.core.rates import Rate
 from keyd.core.signing_request import SigningRequest
 
 _MAX_CACHED = 4096
+#: Names of keys for each of those: few callers use more, and there may be as many callers as above.
+_MAX_KEYS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +124,24 @@ class Rights:
         Args:
             key: the key that the call names; None when it names none.
         """
-        for rule in self.rules if key is None else self._for(key):
-            if operation in rule.grant.operations:
-                return rule.grant
-        raise self._no_grant(f"call {operation}" + ("" if key is None else f" for key {shown(key)}"))
+        found = self._operating(operation, key)
+        if found is None:
+            raise self._no_grant(f"call {operation}" + ("" if key is None else f" for key {shown(key)}"))
+        return found
+
+    def may(self, operation: str, key: str | None) -> bool:
+        """Say whether :meth:`operate` would return a grant."""
+        return self._operating(operation, key) is not None
+
+    def _operating(self, operation: str, key: str | None) -> Grant | None:
+        rules = self.rules if key is None else self._for(key)
+        return next((rule.grant for rule in rules if operation in rule.grant.operations), None)
 
     def _for(self, key: str) -> tuple[Rule, ...]:
         found = self._by_key.get(key)
         if found is None:
             found = tuple(rule for rule in self.rules if rule.grant.has_key(key))
-            if len(self._by_key) >= _MAX_CACHED:
+            if len(self._by_key) >= _MAX_KEYS:
                 self._by_key.clear()
             if len(key) <= 63:
                 self._by_key[key] = found

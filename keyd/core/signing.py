@@ -122,7 +122,12 @@ class Signer:
         data: bytes,
         within: float | None,
     ) -> Signed:
+        """Sign in turn. Withhold the signature when the key or the grants have changed so meanwhile.
+
+        So none leaves once an operator was told that a version is compromised, or after a reload that took its grant away.
+        """
         principal, turns = decision.principal, self._guard.turns
+        policy, snapshot = self._guard.policy, self._keyring.snapshot
         share = self._guard.share(principal)
         decision.kid, decision.version = version.record.kid, version.record.version
         decision.grant = decide(rules, request, self._guard.taker(principal)).name
@@ -133,6 +138,11 @@ class Signer:
             signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, data, left)
         finally:
             turns.give_back(share)
+        if self._keyring.snapshot is not snapshot:
+            self._keyring.snapshot.get(view.key.name).signer(version.record.kid, self._keyring.clock.now())
+        if self._guard.policy is not policy:
+            decision.grant = None
+            decision.grant = decide(self._guard.policy.rights(principal).sign(view.key.name), request).name
         return Signed(signature, view.key, version.record)
 
     def _check_message(

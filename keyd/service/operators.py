@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
@@ -31,6 +32,10 @@ def _guarded(method: MethodDescriptor, name: str, implementation: object, guard:
 def _unary(function: Callable[..., Any], operation: str, guard: Guard) -> Callable[..., Any]:
     async def serve(request: Message, call: Call) -> Any:
         await _decide(request, call, operation, guard)
+        # What is begun is done to its end even if the caller goes away, so how it ended is recorded then as well.
+        return await asyncio.shield(asyncio.ensure_future(work(request, call)))
+
+    async def work(request: Message, call: Call) -> Any:
         outcome = guard.decision(call.principal, operation, _key(request))
         outcome.version = _version(request, None)
         try:
@@ -64,7 +69,9 @@ async def _decide(request: Message, call: Call, operation: str, guard: Guard) ->
         decision.grant = policy.rights(principal).operate(operation, key).name
         if operation in policy.dual_control:
             digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-            first = guard.approvals.approve(operation, digest, principal, policy.approval_window)
+            first = guard.approvals.approve(
+                operation, digest, principal, policy.approval_window, lambda other: policy.rights(other).may(operation, key)
+            )
             decision.detail = f"asked for, as {first} did before"
     except BaseException as exc:
         await guard.refuse(decision, exc)
