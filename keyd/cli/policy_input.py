@@ -16,7 +16,7 @@ from keyd.cli.options import Connection
 from keyd.config import Config
 from keyd.core import jws, signature_base
 from keyd.core.binding import Signing
-from keyd.core.errors import KeydError
+from keyd.core.errors import KeydError, PurposeError
 from keyd.core.grants import OPERATIONS
 from keyd.core.model import Purpose
 from keyd.core.principal import Principal
@@ -26,6 +26,7 @@ from keyd.core.signing_request import SigningRequest
 _NUMBERS = frozenset({"uid", "gid", "pid"})
 _TEXTS = frozenset({"executable", "cgroup", "unit", "user_unit", "container"})
 _LOOKUP_SECONDS = 1.0
+_FAR = 1e12  # seconds since the epoch, later than any time that is signed
 _KEYLESS = frozenset({"list_keys", "list_backends", "list_stored_keys", "get_head"})
 
 
@@ -36,10 +37,18 @@ class KeyFacts:
     Attributes:
         profile: without the rules that compare an input with the key itself, unless ``signing`` is known.
         signing: the version that signs now; without kid and thumbprint when no daemon told them.
+        purposes: what the key signs; None when no daemon told it.
     """
 
     profile: Profile
     signing: Signing
+    purposes: frozenset[Purpose] | None = None
+
+    def need(self, purpose: Purpose) -> None:
+        """Refuse what the key does not sign, whoever asks. Raises PurposeError."""
+        if self.purposes is not None and purpose not in self.purposes:
+            has = ", ".join(sorted(known.value for known in self.purposes))
+            raise PurposeError(f"the key has not purpose {purpose.value} (it has {has})")
 
 
 def principal(text: str) -> Principal:
@@ -116,10 +125,10 @@ def key_of(connection: Connection, name: str, config: Config, profile: str | Non
     if not signing.kid and (rules.signature_key_schemes or rules.keyid_is_thumbprint):
         output.note("the daemon did not tell the kid of this key, so what names it in the input is not compared with it")
         rules = replace(rules, signature_key_schemes=frozenset(), keyid_is_thumbprint=False)
-    return KeyFacts(rules, signing)
+    return KeyFacts(rules, signing, known.get("purposes"))
 
 
-def _asked(connection: Connection, name: str) -> dict[str, str]:
+def _asked(connection: Connection, name: str) -> dict[str, Any]:
     from keyd.client import KeydClientError
     from keyd.v1 import types_pb2
 
@@ -129,13 +138,23 @@ def _asked(connection: Connection, name: str) -> dict[str, str]:
     except KeydClientError:
         return {}  # no daemon, no such key, or none of our business
     spelled = types_pb2.Algorithm.Name(key.algorithm).removeprefix("ALGORITHM_").lower()
-    known = {"profile": key.profile, "algorithm": next(a.value for a in Algorithm if a.value.lower() == spelled)}
+    known: dict[str, Any] = {
+        "profile": key.profile,
+        "algorithm": next(a.value for a in Algorithm if a.value.lower() == spelled),
+        "purposes": frozenset(
+            Purpose(types_pb2.Purpose.Name(purpose).removeprefix("PURPOSE_").lower()) for purpose in key.purposes
+        ),
+    }
     active = next((version for version in key.versions if version.state == types_pb2.KEY_STATE_ACTIVE), None)
     return known if active is None else {**known, "kid": active.kid, "thumbprint": active.thumbprint}
 
 
-def bare(purpose: str, about: KeyFacts) -> SigningRequest:
+def bare(purpose: str, about: KeyFacts) -> SigningRequest | KeydError:
     """Return a request that says nothing but its purpose; only what needs no input can allow it."""
+    try:
+        about.need(Purpose(purpose))
+    except KeydError as error:
+        return error
     return SigningRequest(Purpose(purpose), about.profile.name, time.time())
 
 
@@ -151,14 +170,19 @@ def read(data: bytes, is_jwt: bool, about: KeyFacts) -> SigningRequest | KeydErr
 def _base(data: bytes, about: KeyFacts) -> SigningRequest:
     base = read_base(data, about.profile)
     directory = base.tag == signature_base.DIRECTORY_TAG
+    purpose = Purpose.DIRECTORY if directory else Purpose.HTTP
+    about.need(purpose)
     now = time.time() if base.created is None else float(base.created)
     check_base(base, about.profile, about.signing, now=now, not_after=inf, directory=directory)
-    return SigningRequest(Purpose.DIRECTORY if directory else Purpose.HTTP, about.profile.name, now, base=base)
+    return SigningRequest(purpose, about.profile.name, now, base=base)
 
 
 def _token(data: bytes, about: KeyFacts) -> SigningRequest:
     parsed = jws.parse(b".".join(data.split(b".")[:2]))
+    about.need(Purpose.JWT)
     issued = parsed.claims.get("iat")
-    now = float(issued) if isinstance(issued, int | float) and not isinstance(issued, bool) else time.time()
+    now = time.time()
+    if isinstance(issued, int | float) and not isinstance(issued, bool) and 0 <= issued < _FAR:
+        now = float(issued)  # what is no time is for check_jws to refuse
     check_jws(parsed, about.profile, algorithm=about.signing.algorithm, now=now, not_after=inf)
     return SigningRequest(Purpose.JWT, about.profile.name, now, token=parsed)

@@ -159,6 +159,7 @@ class TestExplain:
             ("loopback", "issuer", token(aud="https://api.example") + b".c2ln", ["--jwt"], "allowed by grant issuer"),
             ("uid=1001,group=root,gid=7", "issuer", token(aud="https://api.example"), ["--jwt"], "allowed by grant issuer"),
             ("socket:shop", "issuer", token(aud="https://evil.example"), ["--jwt"], "refused, AUDIENCE"),
+            ("socket:shop", "issuer", token(aud="https://api.example", iat=10**400), ["--jwt"], "refused, FRESHNESS"),
             ("socket:shop", "issuer", token(aud="https://api.example"), ["--jwt", "--algorithm", "ES256"], "refused, ALGORITHM"),
             ("uid=0", "shop-1", b"", ["--operation", "rotate_key"], "allowed by grant operators"),
             ("uid=0", "shop-1", b"", ["--operation", "destroy_version"], "refused, GRANT"),
@@ -212,6 +213,9 @@ class TestExplain:
         arguments = ("policy", "explain", "--config", str(config), "--as", AGENT, "--key", "shop-1")
         assert "refused, TAG" in run(*arguments, stdin=base()).stdout
         assert run(*arguments, "--profile", "rfc9421", stdin=base()).exit_code == 0
+        daemon.keys["shop-1"].purposes[:] = [types_pb2.PURPOSE_JWT]
+        assert "refused, PURPOSE: the key has not purpose http" in run(*arguments, stdin=base()).stdout
+        assert "refused, PURPOSE: the key has not purpose http" in run(*arguments, "--purpose", "http").stdout
         monkeypatch.setenv("KEYD_ADDRESS", "unix:/nowhere.sock")
         assert run(*arguments, stdin=base()).exit_code == 0
 
