@@ -46,7 +46,7 @@ class Approvals:
         now = self._clock.now()
         self._forget(now)
         pending = self._pending.pop((operation, arguments), None)
-        if pending is not None and pending.principal.account != principal.account and may(pending.principal):
+        if pending is not None and _differ(pending.principal, principal) and may(pending.principal):
             return pending.principal.account
         until = now + window
         self._pending[operation, arguments] = _Request(principal, until)
@@ -63,3 +63,8 @@ class Approvals:
             del self._pending[key]
         while len(self._pending) >= MAX_PENDING:
             self._pending.popitem(last=False)
+
+
+def _differ(one: Principal, other: Principal) -> bool:
+    """Say whether these are two. Certificates that share a DNS name are one, in whatever order they list their names."""
+    return one.account != other.account and set(one.dns_names).isdisjoint(other.dns_names)

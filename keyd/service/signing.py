@@ -14,6 +14,7 @@ from keyd.core.errors import InvalidArgumentError, KeydError, RateError, SizeErr
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.signing import InputKind, Signed, Signer
+from keyd.core.snapshot import KeyView
 from keyd.service import convert
 from keyd.service.admission import charge, hold_back
 from keyd.service.call import Call
@@ -141,18 +142,23 @@ class SigningService:
         if not 1 <= len(names) <= MAX_WATCHED:
             raise SizeError(f"1 to {MAX_WATCHED} keys can be watched in one call, got {len(names)}")
         sent: dict[str, Message] = {}
+        looked_at: dict[str, tuple[KeyView, float]] = {}  # until when time alone changes nothing in it
         while True:
             now, snapshot, policy = self._keyring.clock.now(), self._keyring.snapshot, self._guard.policy
             for name in names:
                 policy.rights(call.principal).need(name)
             views = [snapshot.get(name) for name in names]
             for view in views:
+                seen, until = looked_at.get(view.key.name, (None, 0.0))
+                if seen is view and now < until:  # or each change of any key would cost all watched ones, of all watchers at once
+                    continue
+                looked_at[view.key.name] = view, view.next_change(now)
                 state = convert.agents_key(view, now)
                 if sent.get(view.key.name) != state:
                     sent[view.key.name] = state
                     yield pb.WatchKeysResponse(key=state)
             if self._keyring.snapshot is snapshot and self._guard.policy is policy:
-                change = min(view.next_change(now) for view in views)
+                change = min(until for _, until in looked_at.values())
                 await self._keyring.changed(None if isinf(change) else max(0.001, change - now))
 
     async def _result(self, request: pb.SignRequest, call: Call, *, charged: bool) -> pb.SignResult:

@@ -15,6 +15,8 @@ from keyd.core.policy import _MAX_KEYS, Allowance, Policy
 from keyd.core.principal import Principal
 from keyd.core.rates import Rate
 from keyd.core.runner import BackendRunner
+from keyd.core.snapshot import KeyView
+from keyd.service import convert
 from keyd.service.status import MAX_MESSAGE, to_sign_error, to_status
 from keyd.v1 import signing_service_pb2 as pb
 
@@ -56,3 +58,23 @@ class TestWhatCallersCost:
                 await house.services["signing"].sign(request, house.call(ROOT))
             assert len(to_status(caught.value).message) <= MAX_MESSAGE + 3
             assert len(to_sign_error(caught.value).message) <= MAX_MESSAGE + 3
+
+    async def test_a_change_of_one_key_does_not_cost_all_that_are_watched(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        house.guard.policy = Policy(owners={0})
+        rendered = []
+        inner = convert.agents_key
+
+        def agents_key(view: KeyView, now: float) -> pb.GetKeyResponse:
+            rendered.append(view.key.name)
+            return inner(view, now)
+
+        monkeypatch.setattr(convert, "agents_key", agents_key)
+        watch = house.services["signing"].watch_keys(pb.WatchKeysRequest(keys=["shop-1", "other"]), house.call(ROOT))
+        assert [(await anext(watch)).key.key for _ in range(2)] == ["shop-1", "other"]
+        await house.ring.set_enabled("other", False)
+        async with asyncio.timeout(20):
+            assert (await anext(watch)).key.key == "other"
+        assert rendered == ["shop-1", "other", "other"]
+        await watch.aclose()

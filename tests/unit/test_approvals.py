@@ -38,6 +38,13 @@ def test_the_same_account_is_no_second_one() -> None:
     refused(approvals, Principal(uid=1, executable="/bin/other", pid=7))
 
 
+def test_certificates_that_share_a_name_are_one_account() -> None:
+    approvals = Approvals(FakeClock())
+    refused(approvals, Principal(dns_names=("a.ops.example", "b.ops.example")))
+    refused(approvals, Principal(dns_names=("b.ops.example", "a.ops.example")))
+    assert approvals.approve("destroy_version", b"1", Principal(dns_names=("c.ops.example",)), 900, may) == "dns:b.ops.example"
+
+
 def test_it_must_be_the_same_call() -> None:
     approvals = Approvals(FakeClock())
     refused(approvals, ALICE)
