@@ -58,6 +58,10 @@ class Approvals:
             requested_by=principal.account,
         )
 
+    def withdraw(self, operation: str, arguments: bytes) -> None:
+        """Take back what waits, if it does."""
+        self._pending.pop((operation, arguments), None)
+
     def _forget(self, now: float) -> None:
         for key in [key for key, request in self._pending.items() if request.until < now]:
             del self._pending[key]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
+from keyd.core.errors import AuditError
 from keyd.core.guard import Guard, finish
 from keyd.service.admission import methods
 from keyd.service.call import Call
@@ -21,15 +22,10 @@ def for_operators(descriptor: ServiceDescriptor, implementation: object, guard: 
 
     The first record says who may do what, or why not, and is written before anything is done. The second says how it ended.
     """
-    return SimpleNamespace(**{name: _guarded(method, name, implementation, guard) for method, name in methods(descriptor)})
+    return SimpleNamespace(**{name: _guarded(getattr(implementation, name), name, guard) for _, name in methods(descriptor)})
 
 
-def _guarded(method: MethodDescriptor, name: str, implementation: object, guard: Guard) -> Callable[..., Any]:
-    function = getattr(implementation, name)
-    return _streaming(function, name, guard) if method.server_streaming else _unary(function, name, guard)
-
-
-def _unary(function: Callable[..., Any], operation: str, guard: Guard) -> Callable[..., Any]:
+def _guarded(function: Callable[..., Any], operation: str, guard: Guard) -> Callable[..., Any]:
     async def serve(request: Message, call: Call) -> Any:
         await _decide(request, call, operation, guard)
         # What is begun is done to its end even if the caller goes away, so how it ended is recorded then as well.
@@ -51,30 +47,25 @@ def _unary(function: Callable[..., Any], operation: str, guard: Guard) -> Callab
     return serve
 
 
-def _streaming(function: Callable[..., AsyncIterator[Any]], operation: str, guard: Guard) -> Callable[..., AsyncIterator[Any]]:
-    async def serve(request: Message, call: Call) -> AsyncIterator[Any]:
-        await _decide(request, call, operation, guard)
-        async for response in function(request, call):
-            yield response
-
-    return serve
-
-
 async def _decide(request: Message, call: Call, operation: str, guard: Guard) -> None:
     principal, policy, key = call.principal, guard.policy, _key(request)
     decision = guard.decision(principal, operation, key)
     decision.version = _version(request, None)
     decision.detail = "asked for"
+    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
     try:
         decision.grant = policy.rights(principal).operate(operation, key).name
         if operation in policy.dual_control:
-            digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
             first = guard.approvals.approve(
                 operation, digest, principal, policy.approval_window, lambda other: policy.rights(other).may(operation, key)
             )
             decision.detail = f"asked for, as {first} did before"
     except BaseException as exc:
-        await guard.refuse(decision, exc)
+        try:
+            await guard.refuse(decision, exc)
+        except AuditError:
+            guard.approvals.withdraw(operation, digest)  # who asked first and is not on record did not ask
+            raise
         raise
     await finish(guard.record(decision))
 

@@ -106,6 +106,14 @@ class TestOperators:
         assert await reason(house.operate("disable_key", request, BOB)) == "APPROVAL_NEEDED"
         assert house.ring.snapshot.keys["shop-1"].key.disabled_at is None
 
+    async def test_who_is_not_on_record_is_no_first_one(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, dual_control=frozenset({"disable_key"}))
+        request = keys_pb.DisableKeyRequest(name="shop-1")
+        house.audit.failing = True
+        assert await reason(house.operate("disable_key", request, ALICE)) == "AUDIT_UNAVAILABLE"
+        house.audit.failing = False
+        assert await reason(house.operate("disable_key", request, BOB)) == "APPROVAL_NEEDED"
+
     async def test_the_key_pair_of_another_key_cannot_be_adopted(self, house: House) -> None:
         handle = house.ring.snapshot.keys["other"].versions[0].record.handle or ""
         for kid in ("", "a-kid"):
