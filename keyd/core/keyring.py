@@ -134,8 +134,8 @@ class Keyring:
 
     async def _create(self, key: Key, source: Source, kid: str | None = None) -> Change:
         check_new_key(key, served_max_age=self.served_max_age, profiles=self.profiles)
-        if kid is not None and self.snapshot.has_kid(kid):
-            raise AlreadyExistsError(f"kid {kid!r} is on record already; a kid is never reused")
+        if kid is not None and (self.snapshot.has_kid(kid) or self._will_be_anothers(kid, key.name)):
+            raise AlreadyExistsError(f"kid {kid!r} is on record already, or kept for another key; a kid is never reused")
         runner = self.runner(key)
         if key.algorithm not in runner.backend.capabilities.algorithms:
             raise InvalidArgumentError(f"backend {key.backend!r} does not do {key.algorithm.value}")
@@ -338,6 +338,12 @@ class Keyring:
         async with self._recording:
             records = await asyncio.to_thread(self._store.load)
             self._swap(Snapshot.of(records.keys, records.versions))
+
+    def _will_be_anothers(self, kid: str, name: str) -> bool:
+        """Say whether a version of another key will have this kid: who takes it keeps that key from rotating."""
+        other, _, number = kid.rpartition("-")
+        view = self.snapshot.keys.get(other)
+        return other != name and view is not None and view.key.kid_format is KidFormat.NAME_VERSION and number.isdecimal()
 
     def _creation(self, key: Key) -> Callable[[int], str]:
         backend = self.runner(key).backend

@@ -7,8 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from guarded import ALICE, BOB, GRANTS, ROOT, House, reason
+from support import new_key
 
+from keyd.core.model import KidFormat
 from keyd.core.policy import Allowance, Policy
 from keyd.core.runner import BackendRunner
 from keyd.v1 import key_service_pb2 as keys_pb
@@ -113,6 +117,16 @@ class TestOperators:
         assert await reason(house.operate("disable_key", request, ALICE)) == "AUDIT_UNAVAILABLE"
         house.audit.failing = False
         assert await reason(house.operate("disable_key", request, BOB)) == "APPROVAL_NEEDED"
+
+    async def test_the_next_kid_of_another_key_cannot_be_taken(self, house: House) -> None:
+        """Else an operator of some keys keeps those of another from rotating."""
+        await house.ring.create(new_key("named", kid_format=KidFormat.NAME_VERSION))
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        request = keys_pb.ImportKeyRequest(spec=keys_pb.KeySpec(name="shop-7"), pkcs8_pem=pem, kid="named-2")
+        assert await reason(house.operate("import_key", request)) == "ALREADY_EXISTS"
+        await house.ring.rotate("named", at_once=True)
+        request.kid = "other-2"  # the kids of that key are thumbprints
+        assert (await house.operate("import_key", request)).key.versions[0].kid == "other-2"
 
     async def test_the_key_pair_of_another_key_cannot_be_adopted(self, house: House) -> None:
         handle = house.ring.snapshot.keys["other"].versions[0].record.handle or ""
