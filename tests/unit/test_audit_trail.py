@@ -304,7 +304,7 @@ async def test_keeping_the_newest_only_is_on_record(tmp_path: Path) -> None:
     await world.start()
     for number in range(5):
         world.trail.write(decision(number))
-        world.trail.rotate()
+        assert await world.checkpointer.make(rotate=True)
     await world.stop()
     assert len(names(tmp_path)) == 3
     report = world.verify()

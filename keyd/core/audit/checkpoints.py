@@ -51,11 +51,16 @@ class CheckpointStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint signs: the record that was the last one, and when."""
+    """What a checkpoint signs: the record that was the last one, when, and which files keyd is about to remove.
+
+    Attributes:
+        kept_from: keyd removes files that end before this record; None: it removes none.
+    """
 
     seq: int
     head: str
     time: str
+    kept_from: int | None = None
 
 
 class Checkpointer:
@@ -70,6 +75,7 @@ class Checkpointer:
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         self._failing: str | None = None
+        self._rotated = True  # at the last attempt
 
     def start(self) -> None:
         """Begin to make them."""
@@ -84,7 +90,7 @@ class Checkpointer:
             self._trail.add("stop", {})
             async with asyncio.timeout(within):
                 await self.make()
-        except (OSError, TimeoutError) as exc:
+        except (KeydError, OSError, TimeoutError) as exc:
             _log.warning("audit trail ends without a checkpoint", error=str(exc) or "the key did not answer in time")
 
     async def _run(self) -> None:
@@ -105,8 +111,10 @@ class Checkpointer:
         self._trail.look()
         rotation = self._trail.rotation_due
         wanted = self._trail.unsigned or rotation
-        if wanted and not await self.make(rotate=rotation) and not rotation:
-            await asyncio.sleep(self.interval)  # else many records would have it try again and again
+        made = wanted and await self.make(rotate=rotation)
+        # Else many records, the checkpoint itself among them, would have it try again and again.
+        if (wanted and not made and not rotation) or not self._rotated:
+            await asyncio.sleep(self.interval)
 
     async def make(self, *, rotate: bool = False) -> bool:
         """Make one now, and begin the next file right behind it if asked to; returns whether one was made.
@@ -115,30 +123,38 @@ class Checkpointer:
         """
         if self._trail.failure is not None:
             return False
+        kept_from = self._trail.kept_from() if rotate else None
         try:
-            head = await self._signed()
+            head = await self._signed(kept_from)
         except (KeydError, OSError) as exc:
             if self._failing is None:
                 _log.warning("audit checkpoint not made, it is tried again; records are written all the same", error=str(exc))
             self._failing = str(exc)
-            if rotate:
-                self._trail.rotate()
+            self._rotated = not rotate or self._trail.rotate()
             return False
-        if rotate:
-            self._trail.rotate()  # nothing was recorded in between, so that a file ends with a signature
+        self._rotated = not rotate or self._trail.rotate()  # nothing was recorded in between: a file ends with a signature
         if self._failing is not None:
             _log.info("audit checkpoints are made again")
             self._failing = None
         await self._trail.sync()
         # The database never knows a record that a crash could take from the trail.
         if self._trail.directory is not None and self._trail.synced >= head.seq:
+            if kept_from is not None and self._rotated:
+                self._remove_before(kept_from)  # not sooner, because the signature is what excuses it
             await self._keep(head)
         return True
 
-    async def _signed(self) -> Head:
+    def _remove_before(self, seq: int) -> None:
+        try:
+            self._trail.remove_before(seq)
+        except OSError as exc:
+            _log.error("old files of the audit trail not removed", error=str(exc))
+
+    async def _signed(self, kept_from: int | None) -> Head:
+        more = {} if kept_from is None else {"kept_from": kept_from}
         for _ in range(_ATTEMPTS):
             head, at, before = self._trail.head, timestamp(self._clock.now()), self._trail.unsigned
-            payload = orjson.dumps({"seq": head.seq, "head": head.digest, "time": at})
+            payload = orjson.dumps({"seq": head.seq, "head": head.digest, "time": at, **more})
             jws = await self._signer.sign(payload)
             if self._trail.head.seq - head.seq <= MAX_BEHIND:
                 break
@@ -175,11 +191,12 @@ def check(record: Record, line: bytes, keys: Mapping[str, tuple[PublicKey, Algor
         header_part, payload_part, signature_part = parts
         header, payload = json.loads(_decode(header_part)), json.loads(_decode(payload_part))
         kid, alg = str(header["kid"]), str(header["alg"])
-        found = Checkpoint(int(payload["seq"]), str(payload["head"]), str(payload["time"]))
+        kept_from = int(payload["kept_from"]) if "kept_from" in payload else None
+        found = Checkpoint(int(payload["seq"]), str(payload["head"]), str(payload["time"]), kept_from)
         signature = _decode(signature_part)
         if header["typ"] != TYPE:
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise CheckpointError("its checkpoint is no such JWS") from None
     # The last line of a trail has none behind it that would show a change, so it is held to its one form.
     if line != event(record.seq, record.prev, found.time, "checkpoint", {"jws": jws}):

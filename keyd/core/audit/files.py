@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,8 @@ def in_order(paths: Iterable[Path]) -> list[TrailFilePath]:
         OSError: one cannot be read.
     """
     found = [TrailFilePath(path, first(path)) for path in paths]
-    return sorted(found, key=lambda file: (file.first or 0, file.path.name))
+    # A copy beside the current file begins with the same record, and ends before it.
+    return sorted(found, key=lambda file: (file.first or 0, file.path.name == CURRENT, file.path.name))
 
 
 def in_directory(directory: Path) -> list[Path]:
@@ -46,7 +49,7 @@ def in_directory(directory: Path) -> list[Path]:
 
 def first(path: Path) -> int | None:
     """Return the sequence number of the first record in a file; None if there is no record in its first lines."""
-    with opened(path) as file:
+    with opened(path) as file, contextlib.suppress(gzip.BadGzipFile):
         for _ in range(16):  # a torn line may be in front
             line = file.readline(MAX_READ)
             if not line:
@@ -57,9 +60,28 @@ def first(path: Path) -> int | None:
     return None
 
 
+class _Gzip(gzip.GzipFile):
+    """A compressed file that says in one way that it is damaged, as one is whose compression was interrupted."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        with self._told():
+            return super().readline(size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        with self._told():
+            return super().read(size)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, zlib.error) as exc:
+            raise gzip.BadGzipFile(f"{self.name} is damaged: {exc}") from exc
+
+
 def opened(path: Path) -> IO[bytes]:
-    """Open a file of the trail, as it is or compressed with gzip."""
-    return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    """Open a file of the trail, as it is or compressed with gzip. Lines of a damaged one raise gzip.BadGzipFile, an OSError."""
+    return cast("IO[bytes]", _Gzip(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def records(paths: Iterable[Path]) -> Iterator[Record]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import os
 from collections.abc import Iterator
@@ -52,8 +54,9 @@ def of(path: Path) -> Tail:
     """Return the end of one file; without a record in it, its sequence number is 0. Raises OSError."""
     if path.suffix == ".gz":
         record = None
-        for record in files.records([path]):  # noqa: B007 - the last one is wanted
-            pass
+        with contextlib.suppress(gzip.BadGzipFile):
+            for record in files.records([path]):  # noqa: B007 - the last one is wanted
+                pass
         return Tail(record.seq, record.digest) if record else Tail()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

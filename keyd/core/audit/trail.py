@@ -247,7 +247,11 @@ class AuditTrail:
             _log.error("audit trail broken", error=why)
         self._broken = why
         for waiter in self._waiters:
-            if not waiter.done():
+            if waiter.done():
+                continue
+            if self.rules.on_failure == "continue":
+                waiter.set_result(None)
+            else:
                 waiter.set_exception(AuditError(f"the record may not be on the disk ({why}), and nothing is done without it"))
         self._waiters.clear()
 
@@ -256,12 +260,11 @@ class AuditTrail:
         if time.monotonic() < self._next_try:
             raise OSError(str(self._broken))
         self._next_try = time.monotonic() + _RETRY
-        assert self._file is not None
         if not self._opened:
             self._open()
         else:
+            assert self._file is not None
             head = self.head
-            self._file.close()
             found = self._file.open()
             self._file.sync()
             torn = {"torn": {"bytes": found.torn.size, "sha256": found.torn.sha256}} if found.torn is not None else {}
@@ -297,10 +300,12 @@ class AuditTrail:
             seq = self.head.seq
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._file.sync)
-            except OSError as exc:
+            except BaseException as exc:
+                self._waiters = waiters + self._waiters  # nobody waits for ever, whatever went wrong
+                if not isinstance(exc, Exception):
+                    raise
                 # The kernel may have dropped what it could not write, and says so once only (fsync(2), "EIO").
-                self._waiters = waiters + self._waiters
-                self._break(f"cannot be brought to the disk: {_reason(exc)}")
+                self._break(f"cannot be brought to the disk: {_reason(exc) if isinstance(exc, OSError) else exc!r}")
                 return
             self.synced = seq
             for waiter in waiters:
@@ -340,36 +345,38 @@ class AuditTrail:
         age = self.rules.max_file_age
         return self._file.size >= self.rules.max_file_size or (age is not None and self._clock.now() - self._since >= age)
 
-    def rotate(self) -> None:
-        """Begin the next file, and remove those that are more than the rules keep. Logs what fails; the old file goes on then."""
+    def rotate(self) -> bool:
+        """Begin the next file, and return whether that was done. Logs what fails; the old file goes on then."""
         assert self._file is not None
         try:
             if self._file.change() is not Change.NONE:  # then what is at the path is not what is to be put away
                 self.look()
-                return
-            doomed = self._doomed()
-            members: dict[str, object] = {"by": "keyd", "previous": files.rotated_name(self._first)}
-            if doomed:
-                kept = [*self._file.rotated_names()[len(doomed) :], files.rotated_name(self._first)]
-                members["kept_from"] = int(kept[0][6:-6])
+                return False
+            members = {"by": "keyd", "previous": files.rotated_name(self._first)}
             line = event(self.head.seq + 1, self.head.digest, timestamp(self._clock.now()), "rotate", members)
             self._file.rotate(self._first, line + b"\n")
         except OSError as exc:
             _log.error("audit trail not rotated", error=_reason(exc))
-            return
+            return False
         self.head = Head(self.head.seq + 1, digest(line))
         self._first, self._since = self.head.seq, self._clock.now()
         self.unsigned += 1
         self._dirty.set()
-        for name in doomed:
-            (self._file.directory / name).unlink(missing_ok=True)
+        return True
 
-    def _doomed(self) -> list[str]:
+    def kept_from(self) -> int | None:
+        """Return the first record that stays when the current file is rotated away now; None: all of them stay."""
+        if self._file is None or self.rules.keep is None:
+            return None
+        numbers = [*self._file.rotated_numbers(), self._first]
+        return numbers[-self.rules.keep] if len(numbers) > self.rules.keep else None
+
+    def remove_before(self, seq: int) -> None:
+        """Remove the rotated files that begin before a record. Raises OSError."""
         assert self._file is not None
-        if self.rules.keep is None:
-            return []
-        names = self._file.rotated_names()
-        return names[: max(0, len(names) + 1 - self.rules.keep)]
+        for number in self._file.rotated_numbers():
+            if number < seq:
+                (self._file.directory / files.rotated_name(number)).unlink(missing_ok=True)
 
 
 def _missing(directory: Path, found: Tail, known: Head | None) -> Head | None:

@@ -39,7 +39,8 @@ class TrailFile:
         self._old: list[int] = []  # rotated away, and not synchronised yet
 
     def open(self) -> Tail:
-        """Open the file, made if it is missing, and return where the trail ends."""
+        """Open the file, made if it is missing, and return where the trail ends. What was open before is closed."""
+        self.close()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (self.directory / _NEXT).unlink()  # a rotation that did not come to its end; nothing was recorded there
@@ -65,7 +66,8 @@ class TrailFile:
         """Write whole lines with one call; nothing of them stays when there is no room for all."""
         written = os.write(self._fd, data)
         if written != len(data):
-            os.ftruncate(self._fd, self.size)
+            # Not at our own size: somebody may have added lines, and ours behind them have to stay.
+            os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR) - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what the next write would say (write(2))
         self.size += written
 
@@ -90,10 +92,10 @@ class TrailFile:
         """Say whether the file is empty or ends with a newline."""
         return not self.size or os.pread(self._fd, 1, self.size - 1) == b"\n"
 
-    def rotated_names(self) -> list[str]:
-        """Return the names of the files that were rotated away here, oldest first."""
+    def rotated_numbers(self) -> list[int]:
+        """Return the numbers that the files have which were rotated away here, oldest first."""
         names = (path.name for path in files.in_directory(self.directory))
-        return sorted(name for name in names if name[6:-6].isdigit() and name == files.rotated_name(int(name[6:-6])))
+        return sorted(int(name[6:-6]) for name in names if name[6:-6].isdigit() and name == files.rotated_name(int(name[6:-6])))
 
     def rotate(self, first: int, line: bytes) -> None:
         """Give the file the name of its ``first`` record, and go on with a new one that begins with ``line``."""

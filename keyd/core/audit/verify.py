@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import time
 from collections import deque
@@ -14,6 +15,9 @@ from backends.api import Algorithm, PublicKey
 from keyd.core.audit import files
 from keyd.core.audit.checkpoints import MAX_BEHIND, CheckpointError, UnknownKeyError, check
 from keyd.core.audit.record import GENESIS, MAX_READ, Record, parse
+
+#: What checks signatures, by kid.
+Keys = Mapping[str, tuple[PublicKey, Algorithm]]
 
 _MAX_FINDINGS = 100
 _WAITS = 5
@@ -86,7 +90,7 @@ class Verifier:
     def __init__(
         self,
         *,
-        keys: Mapping[str, tuple[PublicKey, Algorithm]] | None = None,
+        keys: Keys | None = None,
         expected: Iterable[Expected] = (),
         begins: int | None = None,
     ) -> None:
@@ -115,13 +119,17 @@ class Verifier:
             OSError: a file cannot be read.
         """
         for each in files.in_order(paths):
-            with files.opened(each.path) as file:
-                number, line_start = 1, True
-                while line := _next(file):
-                    progress(len(line))
-                    self._line(Place(each.path, number), line, whole=line_start)
-                    line_start = line.endswith(b"\n")
-                    number += line_start
+            place = Place(each.path, 1)
+            try:
+                with files.opened(each.path) as file:
+                    line_start = True
+                    while line := _next(file):
+                        progress(len(line))
+                        self._line(place, line, whole=line_start)
+                        line_start = line.endswith(b"\n")
+                        place = Place(each.path, place.line + line_start)
+            except gzip.BadGzipFile:
+                self._found(place, "what is compressed here is damaged, or was not compressed to its end")
         self._end()
         return self.report
 
@@ -154,8 +162,6 @@ class Verifier:
         self._compare(place, record)
         if record.operation == "checkpoint":
             self._checkpoint(place, record, line)
-        elif record.operation == "rotate":
-            self._kept_from = max(self._kept_from, record.number("kept_from") or 1)
         elif record.operation == "gap":
             self._gap(place, record)
         self._recent.append((record.seq, record.digest))
@@ -209,8 +215,11 @@ class Verifier:
             self._found(place, f"record {signed.seq}, which the checkpoint in record {record.seq} signs, is missing")
         elif there is not None and there != signed.head:
             self._found(place, f"the checkpoint in record {record.seq} signs another record {signed.seq} than is there")
-        elif self._keys is not None and there is not None:
-            self.report.signed, self.report.signed_at = signed.seq, signed.time
+        elif there is not None:
+            # Signed, because who can write the files could say so in any other record, and have the daemon go on behind it.
+            self._kept_from = max(self._kept_from, signed.kept_from or 1)
+            if self._keys is not None:
+                self.report.signed, self.report.signed_at = signed.seq, signed.time
 
     def _gap(self, place: Place, record: Record) -> None:
         what = record.text("what")
