@@ -21,7 +21,7 @@ from keyd.cli.options import DURATION, Connection, config_option, daemon_options
 if TYPE_CHECKING:
     from keyd.config import Config
     from keyd.core.audit.record import Record
-    from keyd.core.audit.verify import Expected, Report
+    from keyd.core.audit.verify import Expected, Keys, Report
 
 _BIG = 32 * 1024 * 1024
 _DIGEST = re.compile(r"\s*([0-9a-fA-F]{64})(?:\s.*)?", re.DOTALL)
@@ -51,7 +51,7 @@ def audit() -> None:
     "key_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="JWK or JWK Set of the audit key. Default: what the database has.",
+    help="JWK or JWK Set of the audit key. Default: what the database or the daemon has.",
 )
 @click.option(
     "--database",
@@ -80,19 +80,16 @@ def verify(
 
     PATH is a directory or files of a trail, copies too. Default: the directory that the configuration names.
     """
-    known = _Known()
+    known = _Known(_json(key_file) if key_file is not None else None)
     if live:
         known.ask(connection)
     if not paths:
         config = _config(config_path)
-        database = database or (None if live else config.server.state_dir / "keyd.db")
-        paths, key_name = (_directory(config),), config.audit.key
-    else:
-        key_name = "keyd-audit"
+        paths = (_directory(config),)
+        if database is None and not live:
+            known.read(config.server.state_dir / "keyd.db", needed=key_file is None)
     if database is not None:
-        known.read(database, key_name)
-    if key_file is not None:
-        known.jwks = _json(key_file)
+        known.read(database, needed=True)
     begins = begins or (1 if any(path.is_dir() for path in paths) else None)
     report = _verified(paths, known, begins, progress=not as_json)
     if as_json:
@@ -179,8 +176,9 @@ def grep(
 class _Known:
     """What others say of a trail."""
 
-    def __init__(self) -> None:
-        self.jwks: Any = None
+    def __init__(self, document: Any) -> None:
+        """``document`` is the key that the caller gave, which none from elsewhere takes the place of."""
+        self.keys: Keys | None = None if document is None else _keys(document)
         self.expected: list[Expected] = []
         self.notes: list[str] = []
 
@@ -193,38 +191,40 @@ class _Known:
             raise click.ClickException("the daemon keeps no audit trail (audit.enabled = false)")
         if head.failure:
             self.notes.append(f"the daemon cannot record at present: {head.failure}")
-        self.jwks = json.loads(head.public_jwks)
+        self._take(json.loads(head.public_jwks))
         self.expected += [Expected(row.seq, row.digest, "the database") for row in head.checkpoints]
         self.expected.append(Expected(head.seq, head.digest, "the running daemon"))
 
-    def read(self, database: Path, key: str) -> None:
+    def read(self, database: Path, *, needed: bool) -> None:
+        """``needed``: nothing else can check signatures, or the caller named it; without it nothing would be proved."""
         from keyd.core.audit.verify import Expected
         from keyd.core.errors import StoreUnavailableError
         from keyd.core.store.offline import audit_facts
 
         try:
-            facts = audit_facts(database, key)
+            facts = audit_facts(database)
         except StoreUnavailableError as exc:
+            if needed:
+                raise click.ClickException(printable(f"{exc}; --key FILE checks the trail without it")) from None
             self.notes.append(f"{exc}; a cut tail is found with its help only")
             return
-        self.jwks = self.jwks or facts.public_jwks
+        self._take(facts.public_jwks)
         self.expected += [Expected(seq, digest, "the database") for seq, digest in facts.checkpoints]
+
+    def _take(self, jwks: dict[str, Any]) -> None:
+        if self.keys is None:
+            self.keys = _keys(jwks) if jwks["keys"] else {}  # with no key at all, no checkpoint is good
 
 
 def _verified(paths: tuple[Path, ...], known: _Known, begins: int | None, *, progress: bool) -> Report:
-    from keyd.core.audit.checkpoints import keys_of
     from keyd.core.audit.verify import Verifier
 
-    try:
-        keys = keys_of(known.jwks) if known.jwks and known.jwks != {"keys": []} else None
-    except ValueError as exc:
-        raise click.ClickException(f"the audit key cannot be read: {exc}") from None
     with _readable():
         for _ in range(5):
             found = _files(paths)
             before = _identities(found)
             with _progress(sum(path.stat().st_size for path in found), wanted=progress) as advance:
-                report = Verifier(keys=keys, expected=known.expected, begins=begins).run(found, advance)
+                report = Verifier(keys=known.keys, expected=known.expected, begins=begins).run(found, advance)
             if report.sound or _identities(_files(paths)) == before:
                 return report  # else the daemon rotated the trail meanwhile
     return report
@@ -323,9 +323,18 @@ def _readable() -> Iterator[None]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes()[: 1 << 20])
+        return json.loads(path.read_bytes()[: 1 << 20]) or {}
     except (OSError, ValueError, RecursionError):
         raise click.ClickException(f"{printable(str(path))} is not JSON") from None
+
+
+def _keys(document: Any) -> Keys:
+    from keyd.core.audit.checkpoints import keys_of
+
+    try:
+        return keys_of(document)
+    except ValueError as exc:
+        raise click.ClickException(f"the audit key cannot be read: {exc}") from None
 
 
 def _digest(text: str) -> str:

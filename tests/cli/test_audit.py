@@ -102,6 +102,27 @@ def test_verify_with_the_database(world: World, run: Run) -> None:
     assert "the database knows record 11" in copy.stdout
 
 
+def test_without_a_key_the_configured_trail_is_not_called_whole(world: World, run: Run) -> None:
+    result = run("audit", "verify")
+    assert (result.exit_code, result.stdout) == (errors.FAILURE, "")
+    assert "cannot read the metadata database" in result.stderr
+    assert "--key FILE" in result.stderr
+    database = world.directory.parent / "keyd.db"
+    SqlStore(database).close()
+    for place in ([], [str(world.path), "--database", str(database)]):
+        result = run("audit", "verify", *place)
+        assert result.exit_code == errors.FAILURE
+        assert "signed by kid 'audit-kid', which is none of the keys given" in result.stdout
+
+
+@pytest.mark.parametrize("document", ["null", "{}", "[]", '{"keys":[]}', '""'])
+def test_a_key_file_without_a_key_is_refused(document: str, world: World, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_text(document)
+    result = run("audit", "verify", str(world.path), "--key", str(tmp_path / "none.json"))
+    assert result.exit_code == errors.FAILURE
+    assert "the audit key cannot be read" in result.stderr
+
+
 def test_the_database_keeps_the_newest_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyd.core.store.sql.KEEP_CHECKPOINTS", 3)
     store = SqlStore(tmp_path / "keyd.db")

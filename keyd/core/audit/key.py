@@ -69,7 +69,10 @@ class AuditKey:
             raise AlreadyExistsError(f"the audit key cannot be made: {exc}") from exc
 
     def public_jwks(self) -> str:
-        """Return the JWK Set of every version that there ever was, which is what verifies checkpoints."""
-        view = self._keyring.snapshot.keys.get(self.name)
-        keys: list[Any] = [] if view is None else [public_jwk(view.key, version) for version in view.versions]
+        """Return the JWK Set of every version that there ever was, which is what verifies checkpoints.
+
+        Of every audit key: another may have been configured before.
+        """
+        views = [view for view in self._keyring.snapshot.keys.values() if view.key.purposes == {Purpose.AUDIT}]
+        keys: list[Any] = [public_jwk(view.key, version) for view in views for version in view.versions]
         return json.dumps({"keys": keys}, separators=(",", ":"))

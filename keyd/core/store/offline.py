@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from keyd.core.errors import StoreUnavailableError
+from keyd.core.model import Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +20,15 @@ class AuditFacts:
 
     Attributes:
         checkpoints: sequence number and digest of the records that have them.
-        public_jwks: the JWK Set of every version of the audit key.
+        public_jwks: the JWK Set of every version of every audit key: another may have been configured before.
     """
 
     checkpoints: tuple[tuple[int, str], ...]
     public_jwks: dict[str, Any]
 
 
-def audit_facts(path: Path, key: str) -> AuditFacts:
-    """Return what the SQLite database at ``path`` knows; ``key`` is the name of the audit key.
+def audit_facts(path: Path) -> AuditFacts:
+    """Return what the SQLite database at ``path`` knows.
 
     Raises:
         StoreUnavailableError: it cannot be read, or is of a keyd that kept no trail yet.
@@ -36,15 +37,20 @@ def audit_facts(path: Path, key: str) -> AuditFacts:
     for mode in ("mode=ro", "immutable=1"):  # the second for a copy where SQLite may not write its lock
         try:
             with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=5)) as database:
-                return _facts(database, key)
+                return _facts(database)
         except sqlite3.Error as exc:
             problem = problem or exc
     raise StoreUnavailableError(f"cannot read the metadata database {path}: {problem}") from problem
 
 
-def _facts(database: sqlite3.Connection, key: str) -> AuditFacts:
+def _facts(database: sqlite3.Connection) -> AuditFacts:
     checkpoints = database.execute("SELECT seq, head FROM audit_checkpoints ORDER BY id").fetchall()
-    algorithm = database.execute("SELECT algorithm FROM keys WHERE name = ?", (key,)).fetchone()
-    versions = database.execute("SELECT kid, public_jwk FROM versions WHERE key = ?", (key,)).fetchall()
-    jwks = [{**json.loads(public), "kid": kid, "alg": algorithm[0]} for kid, public in versions]
+    versions = database.execute(
+        "SELECT kid, public_jwk, algorithm, purposes FROM versions JOIN keys ON keys.name = versions.key"
+    ).fetchall()
+    jwks = [
+        {**json.loads(public), "kid": kid, "alg": algorithm}
+        for kid, public, algorithm, purposes in versions
+        if json.loads(purposes) == [Purpose.AUDIT.value]  # a key that only keyd makes
+    ]
     return AuditFacts(tuple((int(seq), str(head)) for seq, head in checkpoints), {"keys": jwks})
