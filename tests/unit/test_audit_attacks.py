@@ -55,6 +55,60 @@ async def test_removed_files_are_missed_whatever_a_record_behind_says(tmp_path: 
     assert "a file before record" in str(world.verify().findings[0]), "keyd has signed what stood there, and not that it is true"
 
 
+async def test_a_tail_that_was_replaced_by_a_longer_one_is_found_at_the_start(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    world.trail.write(decision(1))
+    await world.stop()
+    known = last(world)
+    lines, before = world.lines()[:-1], parse(world.lines()[-2])
+    assert before is not None
+    lines.append(event(known.seq + 1, before.digest, known.time, "stop", {}) + b"\n")  # the number that is known is left out
+    world.path.write_bytes(b"".join(lines))
+    await world.start()
+    await world.stop()
+    assert operations(world)[-4:] == ["gap", "start", "stop", "checkpoint"]
+    assert any("altered or removed" in str(finding) for finding in world.verify().findings)
+    world.path.write_bytes(b"".join(lines))
+    world.rules = Rules(on_gap="refuse")
+    with pytest.raises(AuditError, match="was signed"):
+        await world.start()
+
+
+@pytest.mark.parametrize(("seq", "refused"), [(2**53 - 1, True), (2**53, False), (2**64 - 1, False)])
+async def test_a_number_from_somebody_else_never_makes_records_that_are_none(seq: int, refused: bool, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    await world.stop()
+    end = last(world)
+    world.path.write_bytes(world.path.read_bytes() + event(seq, end.digest, end.time, "stop", {}) + b"\n")
+    await world.start()
+    if refused:
+        with pytest.raises(AuditError, match="used up"):
+            world.trail.write(decision(1))
+    else:
+        world.trail.write(decision(1))
+        assert (last(world).operation, last(world).seq) == ("sign", end.seq + 3), "behind the gap and the start"
+    await world.stop()
+
+
+@pytest.mark.parametrize("added", [b"half a line", b"a line\n"])
+async def test_what_others_write_to_the_file_is_on_record_and_costs_no_later_one(added: bytes, tmp_path: Path) -> None:
+    world = World(tmp_path, Rules(max_file_size=100))
+    await world.start()
+    with world.path.open("ab") as file:
+        file.write(added)
+    await world.trail.sync()
+    world.trail.write(decision(1))
+    assert operations(world) == ["start", "gap", "sign"]
+    world.trail.rotate()
+    await world.stop()
+    assert (tmp_path / files.rotated_name(1)).exists(), "it still begins with the first record"
+    report = world.verify()
+    assert not report.sound
+    assert "somebody else wrote to the file" in report.notes[0]
+
+
 async def test_files_are_removed_only_when_a_signature_says_so(tmp_path: Path) -> None:
     world = await rotated(tmp_path, Rules(keep=2))
     assert len(files.in_directory(tmp_path)) == 3

@@ -23,6 +23,8 @@ GENESIS = "0" * 64
 MAX_LINE = 7680
 #: Longest line that is read.
 MAX_READ = 16384
+#: Highest sequence number: every reader of JSON has it exactly (RFC 8259 section 6).
+MAX_SEQ = 2**53 - 1
 
 #: Records that are no decisions.
 Event = Literal["start", "stop", "rotate", "checkpoint", "gap"]
@@ -184,7 +186,7 @@ def parse(line: bytes) -> Record | None:
     if not isinstance(members, dict):
         return None
     seq, prev, time, operation = (members.get(name) for name in ("seq", "prev", "time", "operation"))
-    if not isinstance(seq, int) or isinstance(seq, bool) or seq < 1:
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 1 <= seq <= MAX_SEQ:
         return None
     if not (isinstance(time, str) and isinstance(operation, str) and isinstance(prev, str) and _HASH.fullmatch(prev)):
         return None

@@ -106,7 +106,7 @@ def _backwards(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def digest_at(directory: Path, seq: int) -> str | None:
-    """Return the digest of a record near the end of the trail; None when it is not near, or not there. Raises OSError."""
+    """Return the digest of a record near the end of the trail; empty when it is not there, None when it is not near. Raises OSError."""
     for file in reversed(files.in_order(files.in_directory(directory))):
         if file.first is None or file.path.suffix == ".gz" or file.first > seq:
             continue
@@ -116,6 +116,6 @@ def digest_at(directory: Path, seq: int) -> str | None:
             for _, line in _backwards(content.read()):
                 record = parse(line)
                 if record is not None and record.seq <= seq:
-                    return record.digest if record.seq == seq else None
+                    return record.digest if record.seq == seq else ""
         return None
     return None

@@ -18,7 +18,7 @@ from typing import Literal
 import structlog
 
 from keyd.core.audit import files, tail
-from keyd.core.audit.record import GENESIS, Encoder, Event, digest, event, timestamp
+from keyd.core.audit.record import GENESIS, MAX_SEQ, Encoder, Event, digest, event, timestamp
 from keyd.core.audit.sinks import Sink
 from keyd.core.audit.tail import Tail
 from keyd.core.audit.trail_file import Change, TrailFile
@@ -194,6 +194,8 @@ class AuditTrail:
         return self.head
 
     def _append(self, line: bytes, before: bytes = b"") -> None:
+        if self.head.seq >= MAX_SEQ:  # somebody wrote such a number behind the trail
+            raise OSError("its sequence numbers are used up; move its files away")
         copies_first = self._failing is not None  # else a log that is away would have the file grow with every refusal
         if copies_first:
             self._send(line)
@@ -327,7 +329,8 @@ class AuditTrail:
     def _follow(self, change: Change) -> None:
         assert self._file is not None
         self._file.reopen()
-        self._first, self._since = self.head.seq + 1, self._clock.now()
+        if change not in (Change.TRUNCATED, Change.ADDED) or not self._file.size:
+            self._first, self._since = self.head.seq + 1, self._clock.now()
         if change is Change.RENAMED:
             _log.info("audit trail renamed by others, a new file begun", seq=self.head.seq + 1)
             self._record("rotate", {"by": "others"})

@@ -26,6 +26,8 @@ class Change(Enum):
     #: Another file with something in it is in its place.
     REPLACED = "replaced"
     TRUNCATED = "truncated"
+    #: Somebody wrote to it, which takes what keyd writes behind half a line out of the trail.
+    ADDED = "added"
 
 
 class TrailFile:
@@ -82,7 +84,9 @@ class TrailFile:
             if there.st_size:
                 return Change.REPLACED
             return Change.RENAMED if own.st_nlink else Change.REMOVED
-        return Change.TRUNCATED if own.st_size < self.size else Change.NONE
+        if own.st_size == self.size:
+            return Change.NONE
+        return Change.TRUNCATED if own.st_size < self.size else Change.ADDED
 
     def reopen(self) -> None:
         """Go on with the file that is at the path now, made if it is missing."""

@@ -227,10 +227,11 @@ class Verifier:
         said = {
             "torn": "the daemon found a torn line after a crash of the machine",
             "cut": f"the daemon found the end of the trail cut off: record {record.number('expected')} was signed and is not there",
-            "altered": f"the daemon found record {record.number('expected')} altered",
+            "altered": f"the daemon found record {record.number('expected')} altered or removed",
             "removed": "the file was removed while the daemon wrote to it",
             "replaced": "another file was put in its place while the daemon wrote to it",
             "truncated": "the file was cut while the daemon wrote to it",
+            "added": "somebody else wrote to the file while the daemon did",
             "unrecorded": f"{count} decisions could not be recorded, "
             + ("and keyd went on without" if record.text("on_failure") == "continue" else "and were refused for that"),
             "reopened": f"the file was opened anew; records behind {record.number('synced')} may have been lost in a crash",
