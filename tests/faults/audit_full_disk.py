@@ -12,9 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from click.testing import CliRunner
 from daemon_process import DaemonProcess
 from support import signature_base
 
+from keyd.cli import cli
 from keyd.client import KeydClientError
 
 ROUNDS = 5
@@ -66,9 +68,8 @@ try:
     records = [json.loads(line) for line in (trail / "audit.jsonl").read_text().splitlines()]
     missing = received - {record.get("sha256") for record in records if record.get("decision") == "allow"}
     assert not missing, f"{len(missing)} signatures have no record"
-    check = [sys.executable, "-m", "keyd", "audit", "verify", "--config", str(daemon.config)]
-    verified = subprocess.run(check, capture_output=True, text=True)
-    assert verified.returncode == 0, verified.stdout
+    verified = CliRunner().invoke(cli, ["audit", "verify", "--config", str(daemon.config)])
+    assert verified.exit_code == 0, verified.output
     print(
         f"{ROUNDS} times full, {refused} times refused with AUDIT_UNAVAILABLE and recovered, {len(received)} signatures, 0 without record"
     )
