@@ -109,6 +109,17 @@ async def test_what_others_write_to_the_file_is_on_record_and_costs_no_later_one
     assert "somebody else wrote to the file" in report.notes[0]
 
 
+async def test_what_comes_after_the_stop_is_refused_and_leaves_the_files_alone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.start()
+    await world.stop()
+    before = world.path.read_bytes()
+    for number in range(3):
+        with pytest.raises(AuditError, match="closed"):
+            world.trail.write(decision(number))
+    assert world.path.read_bytes() == before
+
+
 async def test_files_are_removed_only_when_a_signature_says_so(tmp_path: Path) -> None:
     world = await rotated(tmp_path, Rules(keep=2))
     assert len(files.in_directory(tmp_path)) == 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -154,6 +155,7 @@ class AuditTrail:
             await asyncio.wait([self._task])
         await self.sync()
         self._thread.shutdown()
+        self._broken, self._next_try = "it is closed", math.inf  # the files may be another daemon's from here on
         if self._file is not None:
             self._file.close()
         for sink in self._sinks:
