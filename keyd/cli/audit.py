@@ -179,6 +179,7 @@ class _Known:
     def __init__(self, document: Any) -> None:
         """``document`` is the key that the caller gave, which none from elsewhere takes the place of."""
         self.keys: Keys | None = None if document is None else _keys(document)
+        self.compromised: frozenset[str] = frozenset()
         self.expected: list[Expected] = []
         self.notes: list[str] = []
 
@@ -212,6 +213,9 @@ class _Known:
         self.expected += [Expected(seq, digest, "the database") for seq, digest in facts.checkpoints]
 
     def _take(self, jwks: dict[str, Any]) -> None:
+        from keyd.core.audit.checkpoints import compromised_of
+
+        self.compromised |= compromised_of(jwks)
         if self.keys is None:
             self.keys = _keys(jwks) if jwks["keys"] else {}  # with no key at all, no checkpoint is good
 
@@ -224,7 +228,9 @@ def _verified(paths: tuple[Path, ...], known: _Known, begins: int | None, *, pro
             found = _files(paths)
             before = _identities(found)
             with _progress(sum(path.stat().st_size for path in found), wanted=progress) as advance:
-                report = Verifier(keys=known.keys, expected=known.expected, begins=begins).run(found, advance)
+                report = Verifier(keys=known.keys, compromised=known.compromised, expected=known.expected, begins=begins).run(
+                    found, advance
+                )
             if report.sound or _identities(_files(paths)) == before:
                 return report  # else the daemon rotated the trail meanwhile
     return report

@@ -11,8 +11,9 @@ import pytest
 from service_conftest import Running, refused
 from support import signature_base
 
-from keyd.core.audit.checkpoints import keys_of
+from keyd.core.audit.checkpoints import compromised_of, keys_of
 from keyd.core.audit.verify import Expected, Verifier
+from keyd.core.store.offline import audit_facts
 from keyd.v1 import audit_service_pb2 as pb
 from keyd.v1 import audit_service_pb2_grpc, signing_service_pb2, types_pb2
 from keyd.v1 import key_service_pb2 as keys_pb
@@ -84,6 +85,24 @@ async def test_the_head_and_the_key_verify_the_files(running: Running) -> None:
     assert report.sound
     assert report.checkpoints == 2
     assert report.signed == answer.seq - 2  # then come the checkpoint itself, and the record of the question
+
+
+async def test_a_compromised_audit_key_signs_for_nothing(running: Running) -> None:
+    kept = running.daemon.audit
+    assert kept is not None
+    assert await kept.checkpointer.make()
+    await running.keys.RotateKey(keys_pb.RotateKeyRequest(name="keyd-audit", now=True))
+    await running.keys.CompromiseVersion(keys_pb.CompromiseVersionRequest(name="keyd-audit", version=1, reason="leaked"))
+    path = Path(running.directory, "state/audit/audit.jsonl")
+    documents = [json.loads((await head(running)).public_jwks), audit_facts(Path(running.directory, "state/keyd.db")).public_jwks]
+    for document in documents:
+        assert len(compromised_of(document)) == 1
+        report = Verifier(keys=keys_of(document), compromised=compromised_of(document)).run([path])
+        assert (report.sound, report.signed) == (True, None)
+        assert "1 checkpoints are of a compromised key" in "\n".join(report.notes)
+    assert await kept.checkpointer.make()
+    report = Verifier(keys=keys_of(documents[0]), compromised=compromised_of(documents[0])).run([path])
+    assert report.signed == report.last - 1  # type: ignore[operator]
 
 
 async def test_the_audit_key_is_nobodys_to_use(running: Running) -> None:

@@ -54,12 +54,14 @@ class Checkpoint:
     """What a checkpoint signs: the record that was the last one, when, and which files keyd is about to remove.
 
     Attributes:
+        kid: of the key that signed.
         kept_from: keyd removes files that end before this record; None: it removes none.
     """
 
     seq: int
     head: str
     time: str
+    kid: str
     kept_from: int | None = None
 
 
@@ -192,7 +194,7 @@ def check(record: Record, line: bytes, keys: Mapping[str, tuple[PublicKey, Algor
         header, payload = json.loads(_decode(header_part)), json.loads(_decode(payload_part))
         kid, alg = str(header["kid"]), str(header["alg"])
         kept_from = int(payload["kept_from"]) if "kept_from" in payload else None
-        found = Checkpoint(int(payload["seq"]), str(payload["head"]), str(payload["time"]), kept_from)
+        found = Checkpoint(int(payload["seq"]), str(payload["head"]), str(payload["time"]), kid, kept_from)
         signature = _decode(signature_part)
         if header["typ"] != TYPE:
             raise ValueError
@@ -232,6 +234,11 @@ def keys_of(document: Any) -> dict[str, tuple[PublicKey, Algorithm]]:
         except Exception as exc:
             raise ValueError("a key of the set is no public JWK with kid and alg") from exc
     return found
+
+
+def compromised_of(document: Mapping[str, Any]) -> frozenset[str]:
+    """Return the kids of a JWK Set whose private keys somebody else may have, as keyd marks them."""
+    return frozenset(str(member["kid"]) for member in document.get("keys", []) if member.get("compromised") is True)
 
 
 def compact(header: Mapping[str, str], payload: bytes) -> bytes:

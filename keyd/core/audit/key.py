@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from math import isfinite
 
 from backends.api import Algorithm
 from keyd.core.audit.checkpoints import TYPE, compact
@@ -66,7 +66,7 @@ class AuditKey:
         try:
             return (await self._keyring.create(key)).key
         except AlreadyExistsError as exc:
-            raise AlreadyExistsError(f"the audit key cannot be made: {exc}") from exc
+            raise AlreadyExistsError(f"the audit key cannot be made; set audit.key to another name. {exc}") from exc
 
     def public_jwks(self) -> str:
         """Return the JWK Set of every version that there ever was, which is what verifies checkpoints.
@@ -74,5 +74,6 @@ class AuditKey:
         Of every audit key: another may have been configured before.
         """
         views = [view for view in self._keyring.snapshot.keys.values() if view.key.purposes == {Purpose.AUDIT}]
-        keys: list[Any] = [public_jwk(view.key, version) for view in views for version in view.versions]
-        return json.dumps({"keys": keys}, separators=(",", ":"))
+        keys = [(public_jwk(view.key, version), version.record) for view in views for version in view.versions]
+        marked = [{**jwk, "compromised": True} if isfinite(record.timeline.compromised_at) else jwk for jwk, record in keys]
+        return json.dumps({"keys": marked}, separators=(",", ":"))

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -91,6 +91,7 @@ class Verifier:
         self,
         *,
         keys: Keys | None = None,
+        compromised: Container[str] = (),
         expected: Iterable[Expected] = (),
         begins: int | None = None,
     ) -> None:
@@ -98,11 +99,14 @@ class Verifier:
 
         Args:
             keys: by kid, what checks the signatures of checkpoints; None: they are not checked.
+            compromised: kids whose signatures prove nothing any more; a later checkpoint of another key covers the records.
             expected: records that must be there.
             begins: the trail may begin with this sequence number; None: the records before the first do not matter.
         """
         self.report = Report()
         self._keys = keys
+        self._compromised = compromised
+        self._by_compromised = 0
         self._expected = sorted(expected, key=lambda item: item.seq)
         self._passed = 0  # of what is expected, how many were compared
         self._begins = begins
@@ -215,6 +219,8 @@ class Verifier:
             self._found(place, f"record {signed.seq}, which the checkpoint in record {record.seq} signs, is missing")
         elif there is not None and there != signed.head:
             self._found(place, f"the checkpoint in record {record.seq} signs another record {signed.seq} than is there")
+        elif signed.kid in self._compromised:
+            self._by_compromised += 1
         elif there is not None:
             # Signed, because who can write the files could say so in any other record, and have the daemon go on behind it.
             self._kept_from = max(self._kept_from, signed.kept_from or 1)
@@ -259,6 +265,8 @@ class Verifier:
             cut[item.source] = item.seq
         for source, seq in cut.items():
             self._found(self._last_place, f"the end is cut off after record {last or 0}: {source} knows record {seq}")
+        if self._by_compromised:
+            report.notes.append(f"{self._by_compromised} checkpoints are of a compromised key, and count for nothing")
         if self._keys is None and report.checkpoints:
             report.notes.append("the signatures of the checkpoints were not checked, because no key was given")
         elif last is not None and report.signed != last:

@@ -46,11 +46,11 @@ def audit_facts(path: Path) -> AuditFacts:
 def _facts(database: sqlite3.Connection) -> AuditFacts:
     checkpoints = database.execute("SELECT seq, head FROM audit_checkpoints ORDER BY id").fetchall()
     versions = database.execute(
-        "SELECT kid, public_jwk, algorithm, purposes FROM versions JOIN keys ON keys.name = versions.key"
+        "SELECT kid, public_jwk, algorithm, purposes, compromised_at FROM versions JOIN keys ON keys.name = versions.key"
     ).fetchall()
     jwks = [
-        {**json.loads(public), "kid": kid, "alg": algorithm}
-        for kid, public, algorithm, purposes in versions
+        {**json.loads(public), "kid": kid, "alg": algorithm, "compromised": compromised_at is not None}
+        for kid, public, algorithm, purposes, compromised_at in versions
         if json.loads(purposes) == [Purpose.AUDIT.value]  # a key that only keyd makes
     ]
     return AuditFacts(tuple((int(seq), str(head)) for seq, head in checkpoints), {"keys": jwks})
