@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import itertools
 import random
 import socket
 import ssl
@@ -15,6 +17,11 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from keyd.service.gate.records import TlsSocket
+
+_CHUNK = 16 * 1024
+#: A handshake takes two, and some more when it comes in pieces.
+_USUAL_STEPS, _PAUSE = 4, 0.02  # seconds
 _HOLD = 0.2  # seconds
 _MAX_WAITING = 256
 _TOO_MANY = "too many handshakes from one address"
@@ -28,7 +35,7 @@ class HandshakeError(Exception):
 
 async def shake_hands(
     connected: socket.socket, context: ssl.SSLContext, executor: ThreadPoolExecutor, within: float
-) -> ssl.SSLSocket:
+) -> TlsSocket:
     """Return the socket in TLS, with HTTP/2 agreed upon.
 
     The arithmetic is done in a thread, because it takes milliseconds in which other callers' calls would stand still; one after another,
@@ -43,55 +50,57 @@ async def shake_hands(
     Raises:
         HandshakeError: the caller does not speak TLS 1.3 or HTTP/2, has no certificate that is trusted, or takes too long.
     """
-    deadline = time.monotonic() + within
     try:
-        wrapped = context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
-    except OSError:
-        connected.close()
-        raise HandshakeError("the connection was lost") from None
-    try:
-        await _readable(wrapped, deadline)  # who connects and says nothing takes no thread
-        while not await _step(wrapped, executor):
-            await _readable(wrapped, deadline)
-        if wrapped.selected_alpn_protocol() != "h2":
+        async with asyncio.timeout(within):
+            result = await _shake_hands(connected, context, executor)
+        if result.tls.selected_alpn_protocol() != "h2":
             raise HandshakeError("the caller does not offer HTTP/2 (ALPN h2)")
     except BaseException as exc:
-        wrapped.close()
+        connected.close()
         if isinstance(exc, TimeoutError):
             raise HandshakeError("the handshake took too long") from None
         if isinstance(exc, OSError | ValueError):
             raise HandshakeError(_reason(exc)) from None
         raise
-    return wrapped
+    return result
 
 
-async def _step(wrapped: ssl.SSLSocket, executor: ThreadPoolExecutor) -> bool:
+async def _shake_hands(connected: socket.socket, context: ssl.SSLContext, executor: ThreadPoolExecutor) -> TlsSocket:
+    loop = asyncio.get_running_loop()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    data = await loop.sock_recv(connected, _CHUNK)  # who connects and says nothing takes neither memory nor a thread
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    for number in itertools.count():
+        if not data:
+            raise ConnectionError
+        incoming.write(data)
+        try:
+            complete = await _step(tls, executor)
+        except ssl.SSLError:
+            with contextlib.suppress(OSError):
+                connected.send(outgoing.read())  # the alert that says why
+            raise
+        if outgoing.pending:
+            await loop.sock_sendall(connected, outgoing.read())
+        if complete:
+            break
+        if number >= _USUAL_STEPS:
+            await asyncio.sleep(_PAUSE)  # who sends byte by byte would have as many steps as he likes
+        data = await loop.sock_recv(connected, _CHUNK)
+    return TlsSocket(connected, tls, incoming, outgoing)
+
+
+async def _step(tls: ssl.SSLObject, executor: ThreadPoolExecutor) -> bool:
     """Go on with the handshake as far as what has arrived allows; say whether it is complete."""
 
     def step() -> bool:
         try:
-            wrapped.do_handshake()
+            tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
         return True
 
-    running = asyncio.get_running_loop().run_in_executor(executor, step)
-    try:
-        return await asyncio.shield(running)
-    finally:
-        if not running.done():  # cancelled: the socket is not closed while the thread has its hands on it
-            await asyncio.wait([running])
-
-
-async def _readable(wrapped: ssl.SSLSocket, deadline: float) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(wrapped.fileno(), ready.set)
-    try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            await ready.wait()
-    finally:
-        loop.remove_reader(wrapped.fileno())
+    return await asyncio.get_running_loop().run_in_executor(executor, step)
 
 
 def _reason(exc: Exception) -> str:

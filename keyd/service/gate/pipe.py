@@ -1,7 +1,6 @@
 """Passes bytes between a caller that came over TCP, in TLS or not, and the private socket.
 
-The sockets are used directly: ``ssl.SSLSocket`` has OpenSSL read and write the socket itself, where asyncio's TLS copies everything
-through buffers of Python's. TLS 1.3 makes that simple: reading never has to wait for writing, nor the other way round.
+TLS 1.3 makes that simple: reading never has to wait for writing, nor the other way round (:mod:`keyd.service.gate.records`).
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable
 
-#: More than a TLS record, so that nothing of one is left in OpenSSL, where no selector would see it.
+from keyd.service.gate.records import TlsSocket
+
+#: More than a TLS record.
 _CHUNK = 64 * 1024
 _HALF_CLOSED = 10.0  # seconds
 _LINGER = 1.0  # seconds
@@ -25,7 +25,7 @@ _buffer = memoryview(bytearray(_CHUNK))
 class Pipe:
     """One connection of a caller. ``on_close`` is called once, at its end."""
 
-    def __init__(self, caller: socket.socket, on_close: Callable[[], object]) -> None:
+    def __init__(self, caller: socket.socket | TlsSocket, on_close: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self._caller = caller
         self._on_close = on_close
@@ -41,8 +41,9 @@ class Pipe:
         self._server = server
         self._up = _Flow(self._loop, self._caller, server, self._caller_ended, self.close)
         self._down = _Flow(self._loop, server, self._caller, self._server_ended, self.close, _STALLED)
-        self._up.watch()
         self._down.watch()
+        self._up.watch()
+        self._up.read()  # what came with the handshake
 
     def close_after(self, seconds: float) -> None:
         """Close the connection when so many seconds have passed."""
@@ -94,18 +95,16 @@ class Pipe:
         self._up = None
         for end in (self._caller, self._server):
             _forget(self._loop, end)
-        with contextlib.suppress(OSError, ValueError):
-            if isinstance(self._caller, ssl.SSLSocket):
-                self._caller.unwrap()  # close_notify; the caller's own is not waited for
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._caller, socket.SHUT_WR)
+            self._caller.shutdown(socket.SHUT_WR)
         self._loop.add_reader(self._caller.fileno(), self._drain)
         self.close_after(_LINGER)
 
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError):
             try:
-                if socket.socket.recv_into(self._caller, _buffer):
+                plain = self._caller.plain if isinstance(self._caller, TlsSocket) else self._caller
+                if plain.recv_into(_buffer):
                     return
             except ConnectionError:
                 pass
@@ -118,8 +117,8 @@ class _Flow:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        source: socket.socket,
-        sink: socket.socket,
+        source: socket.socket | TlsSocket,
+        sink: socket.socket | TlsSocket,
         on_end: Callable[[], None],
         on_error: Callable[[], None],
         patience: float = float("inf"),
@@ -136,7 +135,7 @@ class _Flow:
     def watch(self) -> None:
         """Read when there is something to read, and nothing against it."""
         if not (self._rest or self._held or self._ended):
-            self._loop.add_reader(self._source.fileno(), self._read)
+            self._loop.add_reader(self._source.fileno(), self.read)
 
     def hold(self, *, held: bool) -> None:
         """Stop reading, or go on."""
@@ -146,10 +145,11 @@ class _Flow:
         else:
             self.watch()
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read once."""
         try:
             size = self._source.recv_into(_buffer)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+        except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self._on_error()
@@ -197,13 +197,13 @@ class _Flow:
         """Return how much was sent, or -1 after an error, which has ended the connection."""
         try:
             return self._sink.send(data)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+        except (BlockingIOError, InterruptedError):
             return 0
         except OSError:
             self._on_error()
             return -1
 
 
-def _forget(loop: asyncio.AbstractEventLoop, end: socket.socket) -> None:
+def _forget(loop: asyncio.AbstractEventLoop, end: socket.socket | TlsSocket) -> None:
     loop.remove_reader(end.fileno())
     loop.remove_writer(end.fileno())

@@ -24,6 +24,7 @@ from keyd.service.gate.handshakes import HandshakeError, Refusals, Turns, shake_
 from keyd.service.gate.limits import Quota
 from keyd.service.gate.pipe import Pipe
 from keyd.service.gate.private import Link
+from keyd.service.gate.records import TlsSocket
 
 _BACKLOG = 1024
 #: Connections that wait for their handshake, beyond which others wait in the kernel.
@@ -197,14 +198,14 @@ class TcpListener:
             connected.close()
             self._refusals.add(address, str(exc))
 
-    async def _authenticate(self, connected: socket.socket, tls: Tls) -> tuple[socket.socket, Principal, float]:
+    async def _authenticate(self, connected: socket.socket, tls: Tls) -> tuple[TlsSocket, Principal, float]:
         """Return the socket to use, who is at its other end, and for how many seconds that holds."""
         context = tls.credentials.context()
         if context is None:
             raise HandshakeError("there is no certificate yet")
         wrapped = await shake_hands(connected, context, self._executor, self._limits.handshake_timeout)
         try:
-            certificate = parse(wrapped.getpeercert(binary_form=True) or b"")
+            certificate = parse(wrapped.tls.getpeercert(binary_form=True) or b"")
             principal = tls.identify(certificate)
             seconds = certificate.not_valid_after_utc.timestamp() - self._clock()
         except BaseException:
@@ -212,7 +213,7 @@ class TcpListener:
             raise
         return wrapped, principal, seconds
 
-    def _pass_on(self, connected: socket.socket, principal: Principal, seconds: float) -> None:
+    def _pass_on(self, connected: socket.socket | TlsSocket, principal: Principal, seconds: float) -> None:
         account = principal.account
 
         def closed() -> None:
