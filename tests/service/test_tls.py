@@ -30,6 +30,22 @@ from keyd.service.gate.tls import Limits, TcpListener, Tls
 
 AGENT = "spiffe://example.org/agent"
 DAY = 24 * HOUR
+#: Of a curve that TLS has no use for, secp112r1.
+ODD_CERTIFICATE = b"""-----BEGIN CERTIFICATE-----
+MIIBIzCB7qADAgECAhRbuIDN9uR6qkbv6RXDG33YjmOc6jAKBggqhkjOPQQDAjAM
+MQowCAYDVQQDDAF4MCAXDTI2MTEyNTAwNTQyMloYDzIxMjYxMTAxMDA1NDIyWjAM
+MQowCAYDVQQDDAF4MDIwEAYHKoZIzj0CAQYFK4EEAAYDHgAEeQ3MFsjOanZemWXw
+Wcwp7Q/U4ZRDdYYLdObzkKNTMFEwHQYDVR0OBBYEFJ/CLTMfghNU/02tU9k54PxA
+HzF1MB8GA1UdIwQYMBaAFJ/CLTMfghNU/02tU9k54PxAHzF1MA8GA1UdEwEB/wQF
+MAMBAf8wCgYIKoZIzj0EAwIDJAAwIQIOOiztIBswxD+i3ySbx00CDwCDTgykApw3
+psBVp2WvXQ==
+-----END CERTIFICATE-----
+"""
+ODD_KEY = b"""-----BEGIN PRIVATE KEY-----
+ME4CAQAwEAYHKoZIzj0CAQYFK4EEAAYENzA1AgEBBA6va91Skzc957tKCOpDX6Eg
+Ax4ABHkNzBbIzmp2Xpll8FnMKe0P1OGUQ3WGC3Tm85A=
+-----END PRIVATE KEY-----
+"""
 
 
 class World:
@@ -497,6 +513,10 @@ class TestReload:
             (lambda w: put(w.directory / "server.key", w.authority.server().key_pem), "the private key is not the certificate's"),
             (lambda w: put(w.directory / "server.pem", b"nothing"), "the certificate is not PEM, or is empty"),
             (lambda w: put(w.directory / "server.key", b"nothing"), "the private key is not PEM"),
+            (
+                lambda w: (put(w.directory / "server.pem", ODD_CERTIFICATE), put(w.directory / "server.key", ODD_KEY)),
+                "of a kind that",
+            ),
             (lambda w: put(w.directory / "ca.pem", b""), "the trust bundle is not PEM, or is empty"),
             (
                 lambda w: put(w.directory / "ca.pem", w.authority.issue(uri(AGENT)).chain),
@@ -510,7 +530,7 @@ class TestReload:
                 "the certificate has expired at 20",
             ),
         ],
-        ids=["key", "certificate", "no key", "empty", "leaf", "absent", "key mode", "bundle mode", "expired"],
+        ids=["key", "certificate", "no key", "odd curve", "empty", "leaf", "absent", "key mode", "bundle mode", "expired"],
     )
     async def test_what_is_broken_leaves_what_was(self, world: World, change: Callable[[World], object], reason: str) -> None:
         await world.start()
@@ -527,6 +547,21 @@ class TestReload:
             world.monotonic += 1
             assert await world.asked(world.authority.issue(uri(AGENT))) == AGENT
         assert [log["event"] for log in logs] == ["certificate taken over"]
+
+    async def test_what_nobody_thought_of_closes_the_connection(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        await world.start()
+        before = open_files()
+
+        def broken(_: object) -> None:
+            raise RuntimeError("unthought of")
+
+        monkeypatch.setattr(FileCredentials, "context", broken)
+        with structlog.testing.capture_logs() as logs:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await world.asked(None)
+            await until(lambda: not world.listener._handshaking)
+        assert [log["event"] for log in logs] == ["connection refused, unexpectedly"]
+        assert open_files() == before
 
     async def test_files_may_be_links(self, world: World, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -168,14 +169,7 @@ def server_context(material: Material, now: float) -> tuple[ssl.SSLContext, x509
     expires = leaf.not_valid_after_utc.timestamp()
     if expires <= now:
         raise CredentialsError(f"the certificate has expired at {_time(expires)}; renew it")
-    try:
-        key = load_pem_private_key(material.private_key, None)
-    except TypeError:
-        raise CredentialsError("the private key is encrypted; decrypt it, and let only the daemon's user read it") from None
-    except ValueError:
-        raise CredentialsError("the private key is not PEM, or of a kind that TLS does not take") from None
-    if _public(key.public_key()) != _public(leaf.public_key()):
-        raise CredentialsError("the private key is not the certificate's; the first certificate in the file must be its own")
+    _check_key(leaf, material.private_key)
     authorities = _authorities(material.authorities, now)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -196,12 +190,26 @@ def server_context(material: Material, now: float) -> tuple[ssl.SSLContext, x509
     return context, leaf
 
 
+def _check_key(leaf: x509.Certificate, pem: bytes) -> None:
+    try:
+        key = load_pem_private_key(pem, None)
+        fits = _public(key.public_key()) == _public(leaf.public_key())
+    except TypeError:
+        raise CredentialsError("the private key is encrypted; decrypt it, and let only the daemon's user read it") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise CredentialsError(
+            "the private key is not PEM, or it or the certificate's is of a kind that TLS does not take"
+        ) from None
+    if not fits:
+        raise CredentialsError("the private key is not the certificate's; the first certificate in the file must be its own")
+
+
 def _authorities(pem: bytes, now: float) -> list[x509.Certificate]:
     bundle = _certificates(pem, "the trust bundle")
     for number, authority in enumerate(bundle, 1):
         try:
             is_authority = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+        except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
             is_authority = False
         if not is_authority:
             raise CredentialsError(f"certificate {number} of the trust bundle is not an authority's; take it out")
@@ -213,7 +221,7 @@ def _authorities(pem: bytes, now: float) -> list[x509.Certificate]:
 def _certificates(pem: bytes, what: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise CredentialsError(f"{what} is not PEM, or is empty") from None
 
 

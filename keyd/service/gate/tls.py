@@ -181,8 +181,11 @@ class TcpListener:
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         connected = self._handshaking.pop(task)
-        if task.cancelled():
+        failed = None if task.cancelled() else task.exception()
+        if task.cancelled() or failed is not None:
             connected.close()  # it may not even have begun
+        if failed is not None:
+            _log.error("connection refused, unexpectedly", listener=self.name, exc_info=failed)
         self._arrivals.release()
 
     async def _admit(self, connected: socket.socket, address: str) -> None:
