@@ -40,13 +40,14 @@ def translate(error: OSError, action: str) -> BackendError:
     return BackendUnavailableError(message)
 
 
-def read_private(path: Path, *, max_size: int, forbidden_mode: int = 0o077) -> bytes:
+def read_private(path: Path, *, max_size: int, forbidden_mode: int = 0o077, group_of_root: bool = False) -> bytes:
     """Read a whole file that must belong to the daemon or root, have one name, and be closed to everybody else.
 
     Args:
         path: its last component must not be a symbolic link.
         max_size: in bytes.
         forbidden_mode: permission bits of which none may be set.
+        group_of_root: let the group read what belongs to root, when the daemon is not root and could not read it otherwise.
 
     Raises:
         UnsafeFileError: the file is not such a file.
@@ -63,15 +64,7 @@ def read_private(path: Path, *, max_size: int, forbidden_mode: int = 0o077) -> b
         raise
     try:
         facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise UnsafeFileError(f"{path} is not a regular file; put the file itself there")
-        if facts.st_uid not in (os.geteuid(), 0):
-            raise UnsafeFileError(f"{path} belongs to uid {facts.st_uid}; run `chown {os.geteuid()} {path}` if you trust it")
-        if facts.st_mode & forbidden_mode:
-            mode = stat.S_IMODE(facts.st_mode)
-            raise UnsafeFileError(f"{path} is open to other users (mode {mode:04o}); run `chmod 0400 {path}`")
-        if facts.st_nlink != 1:
-            raise UnsafeFileError(f"{path} has {facts.st_nlink} hard links; remove the others")
+        _check_private(path, facts, forbidden_mode, group_of_root)
         content = bytearray()
         while len(content) <= max_size and (chunk := os.read(descriptor, max_size + 1 - len(content))):
             content += chunk
@@ -80,6 +73,20 @@ def read_private(path: Path, *, max_size: int, forbidden_mode: int = 0o077) -> b
     if len(content) > max_size:
         raise UnsafeFileError(f"{path} is larger than {max_size} bytes; put the right file there")
     return bytes(content)
+
+
+def _check_private(path: Path, facts: os.stat_result, forbidden_mode: int, group_of_root: bool) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise UnsafeFileError(f"{path} is not a regular file; put the file itself there")
+    if facts.st_uid not in (os.geteuid(), 0):
+        raise UnsafeFileError(f"{path} belongs to uid {facts.st_uid}; run `chown {os.geteuid()} {path}` if you trust it")
+    if group_of_root and facts.st_uid == 0 and os.geteuid() != 0:
+        forbidden_mode &= ~stat.S_IRGRP
+    if facts.st_mode & forbidden_mode:
+        mode = stat.S_IMODE(facts.st_mode)
+        raise UnsafeFileError(f"{path} is open to other users (mode {mode:04o}); run `chmod 0400 {path}`")
+    if facts.st_nlink != 1:
+        raise UnsafeFileError(f"{path} has {facts.st_nlink} hard links; remove the others")
 
 
 def ensure_private_directory(path: Path) -> None:

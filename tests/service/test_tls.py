@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import os
 import socket
 import ssl
 import time
@@ -23,7 +24,7 @@ from support import until
 
 from keyd.service.gate import handshakes
 from keyd.service.gate.certificates import by_dns_names, by_spiffe_id
-from keyd.service.gate.credentials import FileCredentials
+from keyd.service.gate.credentials import CredentialsError, FileCredentials
 from keyd.service.gate.limits import Quota
 from keyd.service.gate.private import PrivateSocket
 from keyd.service.gate.tls import Limits, TcpListener, Tls
@@ -562,6 +563,44 @@ class TestReload:
             await until(lambda: not world.listener._handshaking)
         assert [log["event"] for log in logs] == ["connection refused, unexpectedly"]
         assert open_files() == before
+
+    async def test_what_was_wrong_with_a_file_can_be_put_right(self, world: World) -> None:
+        """Nothing about the file itself is new then."""
+        await world.start()
+        new = Authority("new")
+        world.write_files(new.server(), new)
+        other = world.directory / "other"
+        other.hardlink_to(world.directory / "server.key")
+        with structlog.testing.capture_logs() as logs:
+            world.listener.refresh()
+            other.unlink()
+            world.listener.refresh()
+        assert [log["event"] for log in logs] == ["credentials not taken over, the old ones stay", "certificate taken over"]
+
+    @pytest.mark.parametrize(
+        ("owner", "mode", "daemon", "taken"),
+        [
+            (0, 0o440, 1000, True),
+            (0, 0o640, 1000, True),
+            (0, 0o660, 1000, False),
+            (0, 0o444, 1000, False),
+            (0, 0o440, 0, False),
+            (1000, 0o440, 1000, False),
+            (1000, 0o400, 1000, True),
+        ],
+    )
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    def test_a_group_may_read_the_key_if_it_is_roots(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, owner: int, mode: int, daemon: int, taken: bool
+    ) -> None:
+        """As Kubernetes has it with fsGroup."""
+        monkeypatch.setattr(os, "geteuid", lambda: daemon)
+        key = world.directory / "server.key"
+        os.chown(key, owner, 1000)
+        key.chmod(mode)
+        paths = (world.directory / name for name in ("server.pem", "server.key", "ca.pem"))
+        with contextlib.nullcontext() if taken else pytest.raises(CredentialsError, match="is open to other users"):
+            FileCredentials("test", *paths)
 
     async def test_files_may_be_links(self, world: World, tmp_path: Path) -> None:
         (tmp_path / "1").mkdir()

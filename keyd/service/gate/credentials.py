@@ -241,9 +241,12 @@ def _in_memory(content: bytes) -> Iterator[str]:
 
 
 def _read(path: Path, forbidden_mode: int) -> bytes:
-    """Read a file that nobody else can have written. Its name may be a link, as renewals leave it; what it leads to counts."""
+    """Read a file that nobody else can have written. Its name may be a link, as renewals leave it; what it leads to counts.
+
+    A group may read what is root's, which is how Kubernetes (``fsGroup``) and Debian (``ssl-cert``) give keys to daemons.
+    """
     try:
-        return read_private(path.resolve(strict=True), max_size=_MAX_SIZE, forbidden_mode=forbidden_mode)
+        return read_private(path.resolve(strict=True), max_size=_MAX_SIZE, forbidden_mode=forbidden_mode, group_of_root=True)
     except UnsafeFileError as exc:
         raise CredentialsError(str(exc)) from exc
     except (OSError, RuntimeError) as exc:  # the latter for links in a circle
@@ -256,7 +259,7 @@ def _stamp(path: Path) -> object:
         found = path.stat()
     except OSError as exc:
         return exc.errno
-    return (found.st_mtime_ns, found.st_ino, found.st_dev, found.st_size, found.st_mode, found.st_uid)
+    return (found.st_ctime_ns, found.st_ino, found.st_dev)  # ctime: also of owner, mode and links, which may be what was wrong
 
 
 def _time(seconds: float) -> str:
