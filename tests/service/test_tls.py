@@ -371,6 +371,17 @@ class TestLimits:
             each.close()
         assert await waiting == AGENT
 
+    async def test_many_who_connect_at_once_do_not_stop_the_others(self, world: World) -> None:
+        """They wait in the kernel, which costs nothing."""
+        await world.start()
+        crowd = [socket.create_connection(("127.0.0.1", world.listener.port), timeout=10) for _ in range(50)]
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert 1 <= len(world.listener._handshaking) < 5
+        await until(lambda: len(world.listener._handshaking) == 50)
+        for each in crowd:
+            each.close()
+
     async def test_few_of_one_address_wait(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(handshakes, "_MAX_WAITING", 3)
         await world.start(limits=Limits(max_handshakes=4))

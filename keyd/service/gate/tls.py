@@ -29,6 +29,8 @@ from keyd.service.gate.records import TlsSocket
 _BACKLOG = 1024
 #: Connections that wait for their handshake, beyond which others wait in the kernel.
 _MAX_ARRIVALS = 1024
+#: After each connection, in seconds. Without it, who connects again and again has every turn of the event loop.
+_BREATH = 0.001
 _HOUSEKEEPING = 60.0  # seconds
 _KEEPALIVE = 60  # seconds
 #: grpcio says goodbye at the age, give or take a tenth; what is still there after that is a stream that never ends.
@@ -178,6 +180,7 @@ class TcpListener:
             task = asyncio.create_task(self._admit(connected, address[0]))
             self._handshaking[task] = connected
             task.add_done_callback(self._arrived)
+            await asyncio.sleep(_BREATH)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         connected = self._handshaking.pop(task)
