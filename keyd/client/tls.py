@@ -38,7 +38,7 @@ class TlsFiles:
         """Return the files of ``$KEYD_CERTIFICATE``, ``$KEYD_PRIVATE_KEY`` and ``$KEYD_CA``; None when there is no certificate.
 
         Raises:
-            ValueError: there is a certificate without a key, or the other way round.
+            ValueError: there is a certificate without a key, or the other way round, or authorities without both.
         """
         environ = os.environ if environ is None else environ
         return cls.from_options(environ.get("KEYD_CERTIFICATE"), environ.get("KEYD_PRIVATE_KEY"), environ.get("KEYD_CA"))
@@ -48,6 +48,10 @@ class TlsFiles:
         """Return the files; None when neither of the first two is there. Raises as :meth:`from_environment`."""
         if bool(certificate) != bool(private_key):
             raise ValueError("a certificate and its private key go together: KEYD_CERTIFICATE and KEYD_PRIVATE_KEY")
+        if ca and not certificate:  # to loopback, it would be plaintext
+            raise ValueError(
+                "KEYD_CA is for TLS, which takes KEYD_CERTIFICATE and KEYD_PRIVATE_KEY too; set them, or leave it out"
+            )
         return cls(certificate, private_key, ca or None) if certificate and private_key else None
 
     def credentials(self) -> grpc.ChannelCredentials:

@@ -27,7 +27,9 @@ def split_listen(value: str) -> tuple[str, int]:
     """
     match = _LISTEN.fullmatch(value)
     if match is None or int(match["port"]) > 65535:
-        raise ValueError('not host:port; write for example "127.0.0.1:8470", "[::1]:8470", or "0.0.0.0:8470" for every address')
+        raise ValueError(
+            'not host:port; write for example "127.0.0.1:8470", "[::1]:8470", or "0.0.0.0:8470" for every IPv4 address'
+        )
     if match["v6"] is not None:
         try:
             ipaddress.IPv6Address(match["v6"])
@@ -35,7 +37,9 @@ def split_listen(value: str) -> tuple[str, int]:
             raise ValueError("what is in brackets is not an IPv6 address") from None
         return match["v6"], int(match["port"])
     if not _HOST.fullmatch(match["host"]):
-        raise ValueError('no host name or address before the port; for every address write "0.0.0.0:8470" or "[::]:8470"')
+        raise ValueError(
+            'no host name or address before the port; for every one write "0.0.0.0:8470" (IPv4) or "[::]:8470" (IPv6)'
+        )
     return match["host"], int(match["port"])
 
 

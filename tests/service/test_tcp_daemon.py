@@ -258,6 +258,14 @@ class TestFiles:
         with pytest.raises(ValueError, match="authorities"):
             TlsFiles(fleet_files.certificate, fleet_files.private_key, fleet_files.private_key).credentials()
 
+    def test_authorities_alone_are_not_taken_for_plaintext(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("KEYD_CERTIFICATE", "KEYD_PRIVATE_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("KEYD_CA", "/run/agent/bundle.pem")
+        with pytest.raises(ValueError, match="KEYD_CA is for TLS"):
+            Client("localhost:1")
+        Client("/run/keyd.sock").close()
+
     def test_not_both(self, fleet_files: TlsFiles) -> None:
         with pytest.raises(ValueError, match="not both"):
             Client("localhost:1", tls=fleet_files, credentials=grpc.ssl_channel_credentials())

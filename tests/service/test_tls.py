@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,21 @@ class TestLimits:
         for _ in range(4):
             assert await world.asked(issued) == AGENT
         assert time.monotonic() - began >= 3 * 0.1
+
+    async def test_handshakes_have_a_quarter_of_a_processor(self) -> None:
+        """Whatever keys the certificates have: with RSA of 4096 bits, one takes as long as twenty."""
+
+        class Slow:
+            def do_handshake(self) -> None:
+                began = time.thread_time()
+                while time.thread_time() - began < 0.02:
+                    pass
+
+        with ThreadPoolExecutor(1) as executor:
+            began = time.monotonic()
+            for _ in range(3):
+                assert await handshakes._step(Slow(), executor)  # type: ignore[arg-type]
+            assert time.monotonic() - began >= 3 * 4 * 0.02
 
     @pytest.mark.parametrize(
         ("one", "other", "same"),

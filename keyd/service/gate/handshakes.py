@@ -22,6 +22,8 @@ from keyd.service.gate.records import TlsSocket
 _CHUNK = 16 * 1024
 #: A handshake takes two, and some more when it comes in pieces.
 _USUAL_STEPS, _PAUSE = 4, 0.02  # seconds
+#: For how many times its time on the processor the thread rests after each step, so that handshakes have a quarter of one at most.
+_REST = 3
 _HOLD = 0.2  # seconds
 _MAX_WAITING = 256
 _TOO_MANY = "too many handshakes from one address"
@@ -39,7 +41,8 @@ async def shake_hands(
     """Return the socket in TLS, with HTTP/2 agreed upon.
 
     The arithmetic is done in a thread, because it takes milliseconds in which other callers' calls would stand still; one after another,
-    because several at a time would leave those calls no processor.
+    because several at a time would leave those calls no processor; and with rests between, because even one would take half of what a
+    machine with two has, for as long as somebody floods.
 
     Args:
         connected: does not block. It is taken over, and closed on failure.
@@ -94,10 +97,13 @@ async def _step(tls: ssl.SSLObject, executor: ThreadPoolExecutor) -> bool:
     """Go on with the handshake as far as what has arrived allows; say whether it is complete."""
 
     def step() -> bool:
+        began = time.thread_time()
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        finally:
+            time.sleep(_REST * (time.thread_time() - began))
         return True
 
     return await asyncio.get_running_loop().run_in_executor(executor, step)
