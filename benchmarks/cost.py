@@ -120,7 +120,7 @@ def frame(request: pb.SignRequest) -> bytes:
 def load(subject: Subject, connections: int, seconds: float, directory: Path) -> tuple[float, float]:
     """Return CPU microseconds of the daemon per signature, and signatures a second."""
     (body := directory / "body").write_bytes(frame(subject.request()))
-    command = ["h2load", f"-D{seconds}", f"-c{connections}", "-m1", "-Hcontent-type: application/grpc", "-Hte: trailers"]
+    command = ["h2load", f"-D{seconds:g}", f"-c{connections}", "-m1", "-Hcontent-type: application/grpc", "-Hte: trailers"]
     counted = allowed(subject.metrics) if subject.metrics else 0.0
     before = cpu_seconds(subject.pid)
     shown = subprocess.run(
@@ -153,8 +153,10 @@ def unguarded(directory: Path) -> Iterator[Subject]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         key = public_key(process.stdout.readline())
-        yield Subject("unguarded", process.pid, socket, key, lambda: pb.SignRequest(key="bench", signature_base=base()), None)
-        process.kill()
+        try:
+            yield Subject("unguarded", process.pid, socket, key, lambda: pb.SignRequest(key="bench", signature_base=base()), None)
+        finally:
+            process.kill()
 
 
 def public_key(jwk: str) -> PublicKey:
@@ -182,7 +184,7 @@ def subject(name: str, process: DaemonProcess, socket: str, key: str) -> Subject
     """Return one way to ask that daemon."""
     assert process.process is not None
     with process.client() as client:
-        info = client.key(key)
+        info = client.key_info(key)
     assert info.active is not None
 
     def request() -> pb.SignRequest:
@@ -209,7 +211,7 @@ def measure(subjects: list[Subject], rounds: int, seconds: float, connections: i
     with tempfile.TemporaryDirectory() as directory:
         for each in subjects:
             spot_check(each)
-            load(each, connections, 0.5, Path(directory))  # warm
+            load(each, connections, 1, Path(directory))  # warm
         for _ in range(rounds):
             for each in subjects:
                 results[each.name].append(load(each, connections, seconds, Path(directory)))
@@ -220,7 +222,7 @@ def measure(subjects: list[Subject], rounds: int, seconds: float, connections: i
 def main() -> int:
     """Measure and print. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=2, help="of load, per subject and round")
+    parser.add_argument("--seconds", type=int, default=2, help="of load, per subject and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=8)
     options = parser.parse_args()

@@ -4,31 +4,28 @@
 
 The victim is an agent that signs at a calm pace, 200 times a second, over one connection. Beside it, another caller, in turn:
 
-- signs as fast as it can, over its rate (h2load, 16 connections with 10 calls each in flight);
-- does the same without a grant;
+- signs as fast as it can, over the rate of its grant (h2load, 16 connections with 10 calls each in flight);
+- does the same with a key for which it has no grant;
 - sends bases that are refused, as fast as it can;
-- connects and goes away, as fast as it can;
+- connects and goes away, as fast as it can, from four threads;
 - opens a thousand connections and says nothing;
 - sends bytes that are no HTTP/2, as fast as it can.
 
-For each the victim's latency is measured without and with the flood, in turn. Fails when the median of the p99s with a flood is more
-than twice that without, or when any of the victim's signatures fails.
+As root, the other caller is another user (nobody); else it is another program of the same user, which is harder on the victim, since the two
+share what keyd allows an account. Everything but the policy is as delivered. For each, the victim's latency is measured without and with
+the flood, in turn. Fails when the median of the p99s with a flood is more than twice that without, or when a signature of the victim fails.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -45,7 +42,8 @@ from keyd.v1 import signing_service_pb2 as pb
 BAR = 2.0
 PACE = 200  # signatures a second
 
-#: The victim and the flood run under one uid, so what tells them apart is the program.
+#: Who floods: nobody, or another program of ours.
+OTHER = 65534 if os.geteuid() == 0 else os.geteuid()
 GRANTS = """
 [backends.memory]
 type = "memory"
@@ -60,7 +58,7 @@ principals = [{{ uid = {uid}, executable = "{python}" }}]
 keys = ["victim"]
 purposes = ["http"]
 [grants.flood]
-principals = [{{ uid = {uid}, executable = "{h2load}" }}]
+principals = [{{ uid = {other}, executable = "{h2load}" }}]
 keys = ["flood"]
 purposes = ["http"]
 rate = 100
@@ -91,75 +89,72 @@ print(json.dumps([took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3,
 """
 
 
-def signatures(daemon: DaemonProcess, key: str, *, good: bool = True) -> AbstractContextManager[None]:
-    """Sign, or try to, as fast as h2load can."""
-
-    @contextmanager
-    def flood() -> Iterator[None]:
-        with tempfile.TemporaryDirectory() as directory:
-            body = Path(directory) / "body"
-            body.write_bytes(frame(pb.SignRequest(key=key, signature_base=base() if good else b'"@method": GET')))
-            command = ["h2load", "-D3600", "-c16", "-m10", "-Hcontent-type: application/grpc", "-Hte: trailers", f"-d{body}"]
-            process = subprocess.Popen(
-                [*command, f"--base-uri={daemon.address}", METHOD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            try:
-                yield
-            finally:
-                process.kill()
-                process.wait()
-
-    return flood()
+#: Connects again and again, and does argv[2] with each connection: nothing, "garbage", or "hold", which keeps a thousand.
+CROWD = r"""
+import os, socket, sys, threading, time
+def connected():
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(1)
+    client.connect(sys.argv[1])
+    return client
+def work():
+    while True:
+        try:
+            with connected() as client:
+                while sys.argv[2] == "garbage":
+                    client.sendall(os.urandom(4096))
+        except OSError:
+            pass
+if sys.argv[2] == "hold":
+    held = []
+    for _ in range(1000):
+        try:
+            held.append(connected())
+        except OSError:
+            pass
+    time.sleep(3600)
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(3600)
+"""
 
 
 @contextmanager
-def connections(daemon: DaemonProcess, action: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Connect again and again, and do that with each connection."""
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(1)
-                client.connect(daemon.address.removeprefix("unix:"))
-                action(client)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+def running(command: list[str]) -> Iterator[None]:
+    """Run a command as the other caller, for as long as it takes."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=OTHER, cwd="/")
     try:
         yield
+        assert process.poll() is None, f"the flood ended by itself: {command[0]}"
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+        process.kill()
+        process.wait()
 
 
 @contextmanager
-def idle(daemon: DaemonProcess) -> Iterator[None]:
-    """Hold a thousand connections and say nothing."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(1000):
-            client = stack.enter_context(socket.socket(socket.AF_UNIX))
-            client.settimeout(1)
-            with contextlib.suppress(OSError):
-                client.connect(daemon.address.removeprefix("unix:"))
+def signatures(daemon: DaemonProcess, key: str, *, good: bool = True) -> Iterator[None]:
+    """Sign, or try to, as fast as h2load can."""
+    body = daemon.directory / "body"
+    body.write_bytes(frame(pb.SignRequest(key=key, signature_base=base() if good else b'"@method": GET')))
+    body.chmod(0o644)
+    command = ["h2load", "-D3600", "-c16", "-m10", "-Hcontent-type: application/grpc", "-Hte: trailers", f"-d{body}"]
+    with running([*command, f"--base-uri={daemon.address}", METHOD]):
         yield
 
 
-def garbage(client: socket.socket) -> None:
-    """Send what is no HTTP/2 until the other end has enough of it."""
-    while True:
-        client.sendall(os.urandom(4096))
+def crowd(daemon: DaemonProcess, what: str) -> AbstractContextManager[None]:
+    """Have CROWD at work. The system's Python, as nobody may not be able to run ours."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
+    return running([python, "-c", CROWD, daemon.address.removeprefix("unix:"), what])
 
 
 FLOODS: dict[str, Callable[[DaemonProcess], AbstractContextManager[None]]] = {
     "signs over its rate": lambda daemon: signatures(daemon, "flood"),
     "signs without a grant": lambda daemon: signatures(daemon, "victim"),
     "is refused": lambda daemon: signatures(daemon, "flood", good=False),
-    "connects and goes away": lambda daemon: connections(daemon, lambda _: None),
-    "connects a thousand times": idle,
-    "sends no HTTP/2": lambda daemon: connections(daemon, garbage),
+    "connects and goes away": lambda daemon: crowd(daemon, "leave"),
+    "connects a thousand times": lambda daemon: crowd(daemon, "hold"),
+    "sends no HTTP/2": lambda daemon: crowd(daemon, "garbage"),
 }
 
 
@@ -173,7 +168,7 @@ def victim(daemon: DaemonProcess, seconds: float) -> tuple[float, float, int]:
 def main() -> int:
     """Measure and print. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=4, help="of each phase, without and with the flood")
+    parser.add_argument("--seconds", type=int, default=4, help="of each phase, without and with the flood")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     h2load = shutil.which("h2load")
@@ -181,8 +176,12 @@ def main() -> int:
         print("h2load is missing: install nghttp2-client", file=sys.stderr)
         return 2
     python = Path(sys.executable).resolve()
-    grants = GRANTS.format(uid=os.geteuid(), python=python, h2load=Path(h2load).resolve())
+    grants = GRANTS.format(uid=os.geteuid(), other=OTHER, python=python, h2load=Path(h2load).resolve())
     daemon, bad = DaemonProcess(sections=grants), 0
+    for directory in (daemon.directory, daemon.directory / "run"):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o711)
+    daemon.config.write_text(daemon.config.read_text().replace("[http]", 'socket_mode = "0666"\n[http]', 1))
     try:
         daemon.start()
         with daemon.admin() as admin:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import grpc
 
-from keyd.client.errors import Unavailable, from_rpc_error
+from keyd.client.errors import ResourceExhausted, Unavailable, from_rpc_error
 
 _FIRST_PAUSE = 0.2  # seconds; longer than grpc waits before it connects again, else the retry meets the same dead connection
 _LONGEST_PAUSE = 5.0
@@ -50,8 +50,15 @@ class Attempts:
             KeydClientError: there shall be no other attempt; this is what the last one means.
         """
         failure = from_rpc_error(error, self._address)
+        wait = failure.retry_after if isinstance(failure, ResourceExhausted) else None
         pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures) * (0.5 + self._jitter() / 2)
         self._failures += 1
-        if not isinstance(failure, Unavailable) or self._failures > self._retries or pause >= self.remaining():
+        if wait is not None:  # over the rate: nothing was done, and then there is room
+            pause = max(pause, wait)
+        if (
+            not (isinstance(failure, Unavailable) or wait is not None)
+            or self._failures > self._retries
+            or pause >= self.remaining()
+        ):
             raise failure from error
         return pause

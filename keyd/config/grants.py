@@ -233,7 +233,7 @@ class Limits(RateSection):
     """``[limits]``: what one principal may use up. The rate is per second."""
 
     rate: Annotated[float, Field(gt=0, le=1_000_000)] = 1000.0
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     max_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     max_signatures: Annotated[int, Field(ge=1, le=10_000)] = 8
 

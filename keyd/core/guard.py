@@ -9,13 +9,24 @@ from typing import NoReturn
 from keyd.core.approvals import Approvals
 from keyd.core.clock import Clock
 from keyd.core.decision import Audit, Decision, NoAudit
-from keyd.core.errors import AuditError, KeydError, OverloadedError, RateError
+from keyd.core.errors import (
+    AuditError,
+    InvalidArgumentError,
+    KeydError,
+    MalformedError,
+    NotFoundError,
+    OverloadedError,
+    RateError,
+    RefusedError,
+    SizeError,
+)
 from keyd.core.grants import Grant
 from keyd.core.policy import Policy, over_rate
 from keyd.core.principal import Principal
-from keyd.core.rates import Holds, Rates, Refusals
+from keyd.core.rates import REFUSAL_COST, Holds, Rates, Refusals
 from keyd.core.turns import Turns
 
+_OF_THE_CALLER = (RefusedError, MalformedError, InvalidArgumentError, SizeError, NotFoundError)
 _LONGEST_NAME, _LONGEST_DETAIL = 63, 512
 
 
@@ -47,6 +58,11 @@ class Guard:
     def over_rate(self, principal: Principal, cost: int = 1) -> float:
         """Take ``cost`` from what the principal may ask in all and return 0, or return the seconds until it is there."""
         return self._rates.take(("", self.share(principal)), self.policy.allowance.rate, cost)
+
+    def charge_refusal(self, principal: Principal, error: KeydError) -> None:
+        """Charge for a call that was refused for what it asked; not for the state of a key or a backend, which is not its doing."""
+        if isinstance(error, _OF_THE_CALLER):
+            self._rates.owe(("", self.share(principal)), REFUSAL_COST)
 
     def share(self, principal: Principal) -> str:
         """Return what stands for all callers that use up the same as this one; see :class:`keyd.core.policy.Rights`."""

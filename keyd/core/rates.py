@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_BUCKETS = 10_000
+#: What a call that is refused for what it asks takes from its rate beside its own: it was as much work as one that is not, and is on record.
+REFUSAL_COST = 9
 #: How often a share is refused for its rate, in the long run, before it is left waiting.
 REFUSALS_PER_SECOND = 50
 #: A connection is held back for that long at most, in seconds: for one refusal, as its other calls wait as well; and for many, less
@@ -53,6 +55,10 @@ class Bucket:
         self._tokens -= cost
         return 0.0
 
+    def owe(self, cost: int) -> None:
+        """Take ``cost`` tokens, there or not, down to a whole burst in debt."""
+        self._tokens = max(self._tokens - cost, -float(self._rate.burst))
+
     def full(self, now: float) -> bool:
         """Say whether a new bucket would be the same."""
         return self._tokens + (now - self._at) * self._rate.per_second >= self._rate.burst
@@ -77,6 +83,12 @@ class Rates:
             self._make_room(now)
             bucket = self._buckets[key] = Bucket(rate, now)
         return bucket.take(rate, cost, now)
+
+    def owe(self, key: tuple[str, str], cost: int) -> None:
+        """Take from the bucket ``key`` what may not be there; see :meth:`Bucket.owe`. Nothing, if the bucket is not in use."""
+        bucket = self._buckets.get(key)
+        if bucket is not None:
+            bucket.owe(cost)
 
     def _make_room(self, now: float) -> None:
         """Forget full buckets once there are many; when none is full, those that were made first."""

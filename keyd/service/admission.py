@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from keyd.core.errors import RateError
+from keyd.core.errors import KeydError, RateError
 from keyd.core.guard import Guard
 from keyd.service.call import Call
 
@@ -24,9 +24,12 @@ def methods(descriptor: ServiceDescriptor) -> list[tuple[MethodDescriptor, str]]
     return [(method, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method.name).lower()) for method in descriptor.methods]
 
 
-def hold_back(guard: Guard, call: Call, error: RateError) -> None:
-    """Stop reading from who sends too much, so that it waits at its own end."""
-    call.caller.hold_back(guard.hold(call.principal, error))
+def refused(guard: Guard, call: Call, error: KeydError) -> None:
+    """Charge for a refusal, and stop reading from who sends too much, so that it waits at its own end."""
+    if isinstance(error, RateError):
+        call.caller.hold_back(guard.hold(call.principal, error))
+    else:
+        guard.charge_refusal(call.principal, error)
 
 
 async def charge(guard: Guard, call: Call, operation: str, cost: int = 1) -> None:
@@ -47,8 +50,8 @@ def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..
         try:
             await charge(guard, call, name, max(1, len(request.requests)) if name == "sign_batch" else 1)
             return await function(request, call)
-        except RateError as exc:
-            hold_back(guard, call, exc)
+        except KeydError as exc:
+            refused(guard, call, exc)
             raise
         finally:
             guard.end_call(counted)
@@ -67,8 +70,8 @@ def _streaming(function: Callable[..., AsyncIterator[Any]], name: str, guard: Gu
                     yield response
             finally:
                 await answers.aclose()  # type: ignore[attr-defined]  # each is an async generator
-        except RateError as exc:
-            hold_back(guard, call, exc)
+        except KeydError as exc:
+            refused(guard, call, exc)
             raise
         finally:
             guard.end_call(counted)

@@ -10,13 +10,13 @@ from math import isinf
 from google.protobuf.message import Message
 
 from keyd.core import jwks
-from keyd.core.errors import InvalidArgumentError, KeydError, RateError, SizeError
+from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.core.snapshot import KeyView
 from keyd.service import convert
-from keyd.service.admission import charge, hold_back
+from keyd.service.admission import charge, refused
 from keyd.service.call import Call
 from keyd.service.status import to_sign_error
 from keyd.v1 import signing_service_pb2 as pb
@@ -168,8 +168,7 @@ class SigningService:
                 await charge(self._guard, call, "sign")
             return pb.SignResult(response=await self.sign(request, call))
         except KeydError as exc:
-            if isinstance(exc, RateError):
-                hold_back(self._guard, call, exc)
+            refused(self._guard, call, exc)
             return pb.SignResult(error=to_sign_error(exc))
 
     async def _answer(self, request: pb.SignStreamRequest, call: Call) -> pb.SignStreamResponse | Exception:

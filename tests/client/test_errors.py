@@ -111,6 +111,6 @@ def test_no_pause_passes_the_deadline() -> None:
     assert attempts.remaining() == 0
 
 
-def test_only_unavailable_is_tried_again() -> None:
+def test_what_no_wait_makes_better_is_not_tried_again() -> None:
     with pytest.raises(keyd.ResourceExhausted):
         Attempts(100, 9, "a").pause_after(_Failed(grpc.StatusCode.RESOURCE_EXHAUSTED))

@@ -42,6 +42,18 @@ def test_unavailable_twice_then_fine(daemon, client) -> None:
     assert daemon.calls == ["Sign"] * 3
 
 
+def test_over_the_rate_it_waits_as_long_as_it_is_told(daemon, client, monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    daemon.faults.append(daemon.Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE", retry_after="1.250"))
+    verify(daemon, client.sign_base("agent", b'"x'), b'"x')
+    assert slept == [1.25]
+    daemon.faults.append(daemon.Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE", retry_after="60"))
+    with pytest.raises(keyd.ResourceExhausted):  # longer than anybody waits
+        client.sign_base("agent", b'"x')
+    assert slept == [1.25]
+
+
 def test_unavailable_once_too_often(daemon, client) -> None:
     daemon.faults.extend(daemon.Fault(UNAVAILABLE, "BACKEND_UNAVAILABLE") for _ in range(3))
     with pytest.raises(keyd.Unavailable) as caught:

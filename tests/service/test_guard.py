@@ -195,10 +195,34 @@ class TestRates:
         assert await reason(house.sign(key="other")) == "GRANT"  # what is refused counts as well
         with pytest.raises(errors.RateError) as caught:
             await house.sign()
-        assert caught.value.metadata == {"retry_after": "1.000"}
+        assert caught.value.metadata == {"retry_after": "3.000"}
         assert house.held == [1.0]
+        house.monotonic.advance(3)
+        assert (await house.sign()).signature
+
+    async def test_a_refusal_for_what_is_asked_counts_as_ten(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 20)))
+        for _ in range(2):
+            assert await reason(house.sign(authority="evil.example")) == "AUTHORITY"
+        assert await reason(house.sign()) == "RATE"
         house.monotonic.advance(1)
         assert (await house.sign()).signature
+
+    async def test_of_a_batch_each_refusal_counts_as_ten(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 20)))
+        good, bad = (pb.SignRequest(key="shop-1", signature_base=base) for base in (signature_base(START), b"no base"))
+        answer = await house.services["signing"].sign_batch(pb.SignBatchRequest(requests=[good, bad]), house.call(SHOP))
+        assert [result.error.reason for result in answer.results] == ["", "MALFORMED"]
+        for _ in range(9):
+            await house.sign()
+        assert await reason(house.sign()) == "RATE"
+
+    async def test_the_state_of_a_key_is_not_the_callers_doing(self, house: House) -> None:
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 20)))
+        await house.ring.set_enabled("shop-1", False)
+        for _ in range(20):
+            assert await reason(house.sign()) == "KEY_STATE"
+        assert await reason(house.sign()) == "RATE"
 
     async def test_a_program_that_grants_tell_apart_has_a_rate_of_its_own_and_a_copy_has_not(self, house: House) -> None:
         copy = replace(SHOP, executable="/tmp/copy")
