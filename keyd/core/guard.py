@@ -24,7 +24,7 @@ from keyd.core.grants import Grant
 from keyd.core.policy import Policy, over_rate
 from keyd.core.principal import Principal
 from keyd.core.rates import REFUSAL_COST, Holds, Rates, Refusals
-from keyd.core.turns import Turns
+from keyd.core.turns import Pace, Turns
 
 _OF_THE_CALLER = (RefusedError, MalformedError, InvalidArgumentError, SizeError, NotFoundError)
 _LONGEST_NAME, _LONGEST_DETAIL = 63, 512
@@ -49,6 +49,7 @@ class Guard:
         self.clock = clock
         self.approvals = Approvals(clock)
         self.turns = Turns()
+        self.pace = Pace()
         self._audit = audit or NoAudit()
         self._rates = Rates(monotonic)
         self._refusals = Refusals(monotonic)

@@ -11,10 +11,10 @@ MAX_BUCKETS = 10_000
 #: What a call that is refused for what it asks takes from its rate beside its own: it was as much work as one that is not, and is on record.
 REFUSAL_COST = 9
 #: How often a share is refused for its rate, in the long run, before it is left waiting.
-REFUSALS_PER_SECOND = 50
+REFUSALS_PER_SECOND = 10
 #: A connection is held back for that long at most, in seconds: for one refusal, as its other calls wait as well; and for many, less
 #: than what makes either side think that the other is gone.
-LONGEST_HOLD, LONGEST_HOLD_FOR_MANY = 1.0, 10.0
+LONGEST_HOLD, LONGEST_HOLD_FOR_MANY = 1.0, 15.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,61 @@
-"""Turns: how many signatures each principal may have under way, so that nobody's flood becomes everybody's queue."""
+"""Turns: how many calls a share may begin and how many signatures it may have under way, so that nobody's flood becomes everybody's queue."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from keyd.core.errors import OverloadedError
+
+#: Calls of one share that begin in one turn of the event loop.
+BEGIN_AT_ONCE = 3
+
+
+class Pace:
+    """Lets few calls of a share begin in each turn of the event loop, in the order in which they came.
+
+    What is signed in this process takes the loop for as long as it takes. A client with many calls in flight has them all arrive in one
+    piece; without this, whoever comes next would wait for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._begun: dict[str, int] = {}
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._turning = False
+
+    def __len__(self) -> int:
+        """Return how many shares are remembered."""
+        return len(self._begun.keys() | self._waiting.keys())
+
+    def begin(self, share: str) -> asyncio.Future[None] | None:
+        """Return None when a call may begin, else what to await until it may."""
+        begun = self._begun.get(share, 0)
+        if begun < BEGIN_AT_ONCE and share not in self._waiting:
+            self._begun[share] = begun + 1
+            if not self._turning:
+                self._turning = True
+                asyncio.get_running_loop().call_soon(self._turn)
+            return None
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(share, deque()).append(turn)
+        return turn
+
+    def _turn(self) -> None:
+        self._begun.clear()
+        for share, queue in list(self._waiting.items()):
+            begun = 0
+            while queue and begun < BEGIN_AT_ONCE:
+                turn = queue.popleft()
+                if not turn.done():  # its caller may have gone away
+                    turn.set_result(None)
+                    begun += 1
+            self._begun[share] = begun
+            if not queue:
+                del self._waiting[share]
+        self._turning = bool(self._begun)
+        if self._turning:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 @dataclass(slots=True)

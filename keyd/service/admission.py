@@ -32,6 +32,13 @@ def refused(guard: Guard, call: Call, error: KeydError) -> None:
         guard.charge_refusal(call.principal, error)
 
 
+async def begin(guard: Guard, call: Call) -> None:
+    """Wait until it is this call's turn to begin."""
+    turn = guard.pace.begin(guard.share(call.principal))
+    if turn is not None:
+        await turn
+
+
 async def charge(guard: Guard, call: Call, operation: str, cost: int = 1) -> None:
     """Take ``cost`` from what the caller may ask. Raises RateError."""
     wait = guard.over_rate(call.principal, cost)
@@ -48,6 +55,7 @@ def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..
     async def serve(request: Any, call: Call) -> Any:
         counted = guard.begin_call(call.principal)
         try:
+            await begin(guard, call)
             await charge(guard, call, name, max(1, len(request.requests)) if name == "sign_batch" else 1)
             return await function(request, call)
         except KeydError as exc:
@@ -63,6 +71,7 @@ def _streaming(function: Callable[..., AsyncIterator[Any]], name: str, guard: Gu
     async def serve(request: Any, call: Call) -> AsyncIterator[Any]:
         counted = guard.begin_call(call.principal)
         try:
+            await begin(guard, call)
             await charge(guard, call, name)
             answers = function(request, call)
             try:

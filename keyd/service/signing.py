@@ -16,7 +16,7 @@ from keyd.core.keyring import Keyring
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.core.snapshot import KeyView
 from keyd.service import convert
-from keyd.service.admission import charge, refused
+from keyd.service.admission import begin, charge, refused
 from keyd.service.call import Call
 from keyd.service.status import to_sign_error
 from keyd.v1 import signing_service_pb2 as pb
@@ -164,6 +164,7 @@ class SigningService:
     async def _result(self, request: pb.SignRequest, call: Call, *, charged: bool) -> pb.SignResult:
         """Sign one of many. Those of a batch were ``charged`` together when the call came, those of a stream are one by one."""
         try:
+            await begin(self._guard, call)
             if not charged:
                 await charge(self._guard, call, "sign")
             return pb.SignResult(response=await self.sign(request, call))

@@ -12,7 +12,7 @@ from support import FakeClock
 
 from keyd.core.errors import OverloadedError
 from keyd.core.rates import LONGEST_HOLD_FOR_MANY, REFUSALS_PER_SECOND, Holds, Rate, Rates, Refusals
-from keyd.core.turns import Turns
+from keyd.core.turns import BEGIN_AT_ONCE, Pace, Turns
 
 
 def rates(limit: int = 100) -> tuple[Rates, FakeClock]:
@@ -217,3 +217,46 @@ class TestTurns:
             await second
         turns.give_back("a")
         assert len(turns) == 0
+
+
+class TestPace:
+    async def test_calls_that_arrive_together_begin_a_few_at_a_time_and_another_share_does_not_wait(self) -> None:
+        pace, begun = Pace(), []
+
+        async def call(share: str) -> None:
+            turn = pace.begin(share)
+            if turn is not None:
+                await turn
+            begun.append(share)
+
+        calls = [asyncio.create_task(call("many")) for _ in range(50)]
+        await asyncio.sleep(0)
+        calls.append(asyncio.create_task(call("one")))
+        await asyncio.gather(*calls)
+        assert begun.index("one") <= 2 * BEGIN_AT_ONCE
+        assert begun.count("many") == 50
+        await asyncio.sleep(0)
+        assert not len(pace)
+
+    async def test_they_begin_in_the_order_in_which_they_came(self) -> None:
+        pace, begun = Pace(), []
+
+        async def call(number: int) -> None:
+            turn = pace.begin("many")
+            if turn is not None:
+                await turn
+            begun.append(number)
+
+        await asyncio.gather(*(call(number) for number in range(20)))
+        assert begun == list(range(20))
+
+    async def test_who_goes_away_leaves_the_queue_moving(self) -> None:
+        pace = Pace()
+        waiting = [turn for turn in (pace.begin("many") for _ in range(40)) if turn is not None]
+        assert len(waiting) == 40 - BEGIN_AT_ONCE
+        for turn in waiting[:-1]:
+            turn.cancel()
+        await asyncio.wait_for(waiting[-1], 5)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not len(pace)

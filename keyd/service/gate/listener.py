@@ -15,7 +15,7 @@ from pathlib import Path
 
 from keyd import process
 
-_BACKLOG = 1024
+_BACKLOG = 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from keyd.core.rates import Rate, Rates
 from keyd.service.call import Caller
 from keyd.service.gate.limits import Complaints, Quota
 from keyd.service.gate.peer import IdentificationError, Peer, credentials, identify
 from keyd.service.gate.private import PrivateSocket
 from keyd.service.gate.relay import Relay
 
-#: Connections that are accepted before the loop looks at what else there is.
-_ACCEPTS = 16
+#: How long connections are accepted, and how long the others are then left in the queue, in seconds: so that a crowd at the door takes a sixth
+#: of the time from those who are in. The queue has to move on, as a client that finds it full is not let wait, but refused.
+_ACCEPTING, _OTHERS_TURN = 0.0005, 0.001
+#: Connections of one account, beyond which further ones are closed before anybody asks whose process it is.
+ARRIVALS = Rate(100.0, 250)
 #: How long to leave connections in the queue when there are no descriptors left, in seconds.
 _PAUSE = 0.2
 #: Identification reads files that a caller may have put on a file system of his own making, which never answers: so it has threads
@@ -39,6 +44,7 @@ class UnixGate:
         handshake_timeout: float,
         thread_prefix: str = "keyd-gate",
         identify: Callable[[socket.socket], Peer] = identify,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """``listener`` is one of :func:`keyd.service.gate.listener.listening`; :meth:`stop` closes it.
 
@@ -53,6 +59,8 @@ class UnixGate:
         self._connections = connections
         self._timeout = handshake_timeout
         self._identify = identify
+        self._monotonic = monotonic
+        self._rates = Rates(monotonic)
         self._complain = Complaints()
         self._threads = ThreadPoolExecutor(_THREADS, thread_prefix)
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _THREADS_PER_ACCOUNT))
@@ -85,7 +93,8 @@ class UnixGate:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS):
+        end = self._monotonic() + _ACCEPTING
+        while True:
             try:
                 client, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -94,6 +103,13 @@ class UnixGate:
                 self._pause_for(error)
                 return
             self._admit(client)
+            if self._monotonic() >= end:
+                self._leave_waiting(_OTHERS_TURN)
+                return
+
+    def _leave_waiting(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(seconds, self._loop.add_reader, self._listener, self._accept)
 
     def _pause_for(self, error: OSError) -> None:
         """Leave the others in the queue for a while: asking at once again would find the same, for ever."""
@@ -101,12 +117,15 @@ class UnixGate:
             self._complain("no connection can be accepted", reason="no file descriptors or memory left; raise LimitNOFILE")
         else:
             self._complain("no connection can be accepted", reason=error.strerror)
-        self._loop.remove_reader(self._listener)
-        self._pause = self._loop.call_later(_PAUSE, self._loop.add_reader, self._listener, self._accept)
+        self._leave_waiting(_PAUSE)
 
     def _admit(self, client: socket.socket) -> None:
         client.setblocking(False)
         account = f"uid:{credentials(client)[1]}"
+        if self._rates.take(("", account), ARRIVALS):
+            client.close()
+            self._complain("connection refused", reason="too many connections a second", caller=account)
+            return
         if not self._connections.enter(account):
             client.close()
             self._complain("connection refused", reason="too many connections; see [connections]", caller=account)
