@@ -20,6 +20,7 @@ the flood, in turn. Fails when the median of the p99s with a flood is more than 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -76,6 +78,8 @@ from keyd.v1 import signing_service_pb2 as pb, signing_service_pb2_grpc
 address, seconds, pace = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 stub = signing_service_pb2_grpc.SigningServiceStub(grpc.insecure_channel(address))
 stub.Sign(pb.SignRequest(key="victim", signature_base=base()), wait_for_ready=True, timeout=5)
+print("ready", flush=True)
+sys.stdin.readline()
 took, failed, end, due = [], 0, time.monotonic() + seconds, time.monotonic()
 while due < end:
     time.sleep(max(0.0, due - time.monotonic()))
@@ -166,10 +170,18 @@ FLOODS: dict[str, Callable[[DaemonProcess], AbstractContextManager[None]]] = {
 }
 
 
-def victim(daemon: DaemonProcess, seconds: float) -> tuple[float, float, int]:
-    """Return the victim's p50 and p99 in milliseconds, and how many of its signatures failed."""
+def victim(daemon: DaemonProcess, seconds: float, flood: AbstractContextManager[None]) -> tuple[float, float, int]:
+    """Return the victim's p50 and p99 in milliseconds, and how many of its signatures failed. It is connected before the flood begins."""
     command = [sys.executable, "-c", VICTIM, daemon.address, str(seconds), str(PACE), str(Path(__file__).parent)]
-    p50, p99, failed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with flood:
+            time.sleep(0.3)
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            p50, p99, failed = json.loads(process.stdout.readline())
     return p50, p99, failed
 
 
@@ -204,9 +216,8 @@ def main() -> int:
                 continue
             quiet, flooded = [], []
             for _ in range(options.rounds):
-                quiet.append(victim(daemon, options.seconds))
-                with flood(daemon):
-                    flooded.append(victim(daemon, options.seconds))
+                quiet.append(victim(daemon, options.seconds, contextlib.nullcontext()))
+                flooded.append(victim(daemon, options.seconds, flood(daemon)))
             (p50, p99), (p50_flood, p99_flood) = (
                 [statistics.median(column) for column in list(zip(*runs, strict=True))[:2]] for runs in (quiet, flooded)
             )

@@ -14,10 +14,10 @@ import grpc.aio
 import pytest
 from gated import BIG, WHO, connected, gated, open_files
 from raw_grpc import RawChannel
-from support import until
+from support import FakeClock, until
 
 from keyd.service.gate import relay, unix
-from keyd.service.gate.limits import Complaints, Quota
+from keyd.service.gate.limits import Arrivals, Complaints, Quota
 from keyd.service.gate.peer import IdentificationError
 from keyd.service.gate.proof import MAX_HELD, PREFACE
 
@@ -284,3 +284,21 @@ def test_the_log_hears_once_a_second():
         complain("a", reason="y")
         complain("a", reason="z")
     assert said == [("a", {"reason": "x"}), ("b", {}), ("a", {"reason": "y", "more": 2})]
+
+
+class TestArrivals:
+    def test_a_burst_and_then_so_many_a_second_each_in_its_turn(self):
+        clock = FakeClock(1000.0)
+        arrivals = Arrivals(clock.now)
+        assert [arrivals.wait("a") for _ in range(Arrivals.AT_ONCE + 1)] == [0.0] * (Arrivals.AT_ONCE + 1)
+        assert [arrivals.wait("a") for _ in range(3)] == pytest.approx([k / Arrivals.PER_SECOND for k in (1, 2, 3)])
+        assert arrivals.wait("b") == 0.0
+        clock.advance(3600)
+        assert arrivals.wait("a") == 0.0
+
+    def test_what_is_remembered_is_bounded(self, monkeypatch):
+        monkeypatch.setattr("keyd.service.gate.limits._MAX_ACCOUNTS", 10)
+        arrivals = Arrivals(FakeClock(1000.0).now)
+        for number in range(100):
+            arrivals.wait(str(number))
+        assert len(arrivals._next) == 10

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import structlog
 
+#: Accounts that are remembered; the one that connected longest ago is forgotten first.
+_MAX_ACCOUNTS = 10_000
 _log = structlog.get_logger("keyd.gate")
 
 
@@ -39,6 +41,25 @@ class Quota:
         self._by_account[account] -= 1
         if not self._by_account[account]:
             del self._by_account[account]  # nothing is kept of who has gone
+
+
+class Arrivals:
+    """Says when to look at a new connection. To find out whose it is costs more than a call does; who connects again and again waits."""
+
+    PER_SECOND, AT_ONCE = 50, 50
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next: OrderedDict[str, float] = OrderedDict()
+
+    def wait(self, account: str) -> float:
+        """Count one connection of the account, and return in how many seconds it has its turn."""
+        now = self._clock()
+        turn = max(self._next.pop(account, 0.0), now - self.AT_ONCE / self.PER_SECOND)
+        self._next[account] = turn + 1 / self.PER_SECOND
+        while len(self._next) > _MAX_ACCOUNTS:
+            self._next.popitem(last=False)
+        return max(0.0, turn - now)
 
 
 class Complaints:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from keyd import process
 
-_BACKLOG = 4096
+_BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)

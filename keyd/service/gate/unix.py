@@ -11,18 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from keyd.core.rates import Rate, Rates
 from keyd.service.call import Caller
-from keyd.service.gate.limits import Complaints, Quota
+from keyd.service.gate.limits import Arrivals, Complaints, Quota
 from keyd.service.gate.peer import IdentificationError, Peer, credentials, identify
 from keyd.service.gate.private import PrivateSocket
 from keyd.service.gate.relay import Relay
 
-#: How long connections are accepted, and how long the others are then left in the queue, in seconds: so that a crowd at the door takes a sixth
-#: of the time from those who are in. The queue has to move on, as a client that finds it full is not let wait, but refused.
-_ACCEPTING, _OTHERS_TURN = 0.0005, 0.001
-#: Connections of one account, beyond which further ones are closed before anybody asks whose process it is.
-ARRIVALS = Rate(100.0, 250)
+#: How long connections are accepted, and how long the others are then left in the queue, in seconds: so that a crowd at the door takes a twentieth
+#: of the time from those who are in.
+_ACCEPTING, _OTHERS_TURN = 0.0005, 0.0095
 #: How long to leave connections in the queue when there are no descriptors left, in seconds.
 _PAUSE = 0.2
 #: Identification reads files that a caller may have put on a file system of his own making, which never answers: so it has threads
@@ -60,7 +57,7 @@ class UnixGate:
         self._timeout = handshake_timeout
         self._identify = identify
         self._monotonic = monotonic
-        self._rates = Rates(monotonic)
+        self._arriving = Arrivals(monotonic)
         self._complain = Complaints()
         self._threads = ThreadPoolExecutor(_THREADS, thread_prefix)
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _THREADS_PER_ACCOUNT))
@@ -120,16 +117,12 @@ class UnixGate:
         self._leave_waiting(_PAUSE)
 
     def _admit(self, client: socket.socket) -> None:
-        client.setblocking(False)
         account = f"uid:{credentials(client)[1]}"
-        if self._rates.take(("", account), ARRIVALS):
-            client.close()
-            self._complain("connection refused", reason="too many connections a second", caller=account)
-            return
         if not self._connections.enter(account):
             client.close()
             self._complain("connection refused", reason="too many connections; see [connections]", caller=account)
             return
+        client.setblocking(False)
         arrival = self._loop.create_task(self._arrive(client, account))
         self._arrivals.add(arrival)
         arrival.add_done_callback(self._arrivals.discard)
@@ -139,6 +132,7 @@ class UnixGate:
         relay = peer = None
         try:
             async with asyncio.timeout(self._timeout):
+                await asyncio.sleep(self._arriving.wait(account))
                 peer = await self._find_out(client, account)
                 settled = asyncio.Event()  # it has spoken, or is gone
                 relay = Relay(self._loop, client, peer, settled.set, self._complain, partial(self._left, account, settled))
