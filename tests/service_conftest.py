@@ -27,6 +27,9 @@ state_dir = "{directory}/state"
 drain_timeout = "1s"
 [http]
 listen = "127.0.0.1:0"
+[limits]
+rate = 1000000
+burst = 1000000
 [metrics]
 listen = "127.0.0.1:0"
 [backends.file]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
@@ -44,6 +45,12 @@ async def charge(guard: Guard, call: Call, operation: str, cost: int = 1) -> Non
     wait = guard.over_rate(call.principal, cost)
     if wait:
         await guard.refuse_rate(call.principal, operation, wait)
+
+
+async def throttle(guard: Guard, call: Call) -> None:
+    """Wait until the caller may ask for one more. For streams: what is not read yet waits at the caller's own end."""
+    while wait := guard.over_rate(call.principal):  # noqa: ASYNC110 - time is what it waits for
+        await asyncio.sleep(wait)
 
 
 def _admitted(method: MethodDescriptor, name: str, implementation: object, guard: Guard) -> Callable[..., Any]:

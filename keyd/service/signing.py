@@ -16,7 +16,7 @@ from keyd.core.keyring import Keyring
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.core.snapshot import KeyView
 from keyd.service import convert
-from keyd.service.admission import begin, charge, refused
+from keyd.service.admission import begin, refused, throttle
 from keyd.service.call import Call
 from keyd.service.status import to_sign_error
 from keyd.v1 import signing_service_pb2 as pb
@@ -66,7 +66,7 @@ class SigningService:
         """Sign many inputs; one result each."""
         if not 1 <= len(request.requests) <= MAX_BATCH:
             raise SizeError(f"a batch has 1 to {MAX_BATCH} requests, got {len(request.requests)}")
-        results = await asyncio.gather(*(self._result(single, call, charged=True) for single in request.requests))
+        results = await asyncio.gather(*(self._result(single, call) for single in request.requests))
         return pb.SignBatchResponse(results=results)
 
     async def sign_stream(
@@ -86,6 +86,7 @@ class SigningService:
         async def read() -> None:
             async for request in requests:
                 await window.acquire()
+                await throttle(self._guard, call)
                 under_way.add(task := asyncio.ensure_future(answer(request)))
                 task.add_done_callback(under_way.discard)
             await asyncio.gather(*under_way)
@@ -161,12 +162,10 @@ class SigningService:
                 change = min(until for _, until in looked_at.values())
                 await self._keyring.changed(None if isinf(change) else max(0.001, change - now))
 
-    async def _result(self, request: pb.SignRequest, call: Call, *, charged: bool) -> pb.SignResult:
-        """Sign one of many. Those of a batch were ``charged`` together when the call came, those of a stream are one by one."""
+    async def _result(self, request: pb.SignRequest, call: Call) -> pb.SignResult:
+        """Sign one of many, which its rate allows: those of a batch were charged together when the call came, those of a stream one by one."""
         try:
             await begin(self._guard, call)
-            if not charged:
-                await charge(self._guard, call, "sign")
             return pb.SignResult(response=await self.sign(request, call))
         except KeydError as exc:
             refused(self._guard, call, exc)
@@ -175,7 +174,7 @@ class SigningService:
     async def _answer(self, request: pb.SignStreamRequest, call: Call) -> pb.SignStreamResponse | Exception:
         """Answer one of a stream. A defect ends the stream: who waits for the answer would wait for ever."""
         try:
-            return pb.SignStreamResponse(id=request.id, result=await self._result(request.request, call, charged=False))
+            return pb.SignStreamResponse(id=request.id, result=await self._result(request.request, call))
         except Exception as exc:  # noqa: BLE001 - it is raised where the answers are read
             return exc
 

@@ -279,7 +279,16 @@ class TestRates:
         assert all(result.HasField("response") for result in results)
         assert await reason(house.sign()) == "RATE"
 
-    async def test_each_of_a_stream_counts(self, house: House) -> None:
+    async def test_each_of_a_stream_counts_and_waits_for_its_turn(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        slept: list[float] = []
+        sleep = asyncio.sleep
+
+        async def advance(seconds: float) -> None:
+            slept.append(seconds)
+            house.monotonic.advance(seconds)
+            await sleep(0)
+
+        monkeypatch.setattr(asyncio, "sleep", advance)
         house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 4)))
 
         async def requests() -> AsyncIterator[pb.SignStreamRequest]:
@@ -288,8 +297,9 @@ class TestRates:
 
         stream = house.services["signing"].sign_stream(requests(), house.call(SHOP))
         answers = [answer async for answer in stream]
-        assert sorted(answer.result.error.reason for answer in answers) == ["", "", "", "RATE", "RATE", "RATE"]
-        assert len(house.held) == 3
+        assert [answer.result.error.reason for answer in answers] == [""] * 6
+        assert [seconds for seconds in slept if seconds] == [1.0, 1.0, 1.0]
+        assert house.held == []
 
     async def test_calls_under_way_are_bounded_and_given_back(self, house: House) -> None:
         house.guard.policy = Policy(GRANTS, allowance=Allowance(max_calls=2))

@@ -40,7 +40,7 @@ class TestStreams:
 
 class TestWhatCallersCost:
     async def test_an_empty_batch_counts(self, house: House) -> None:
-        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 2)))
+        house.guard.policy = Policy(GRANTS, allowance=Allowance(Rate(1, 20)))
         batches = [await reason(house.services["signing"].sign_batch(pb.SignBatchRequest(), house.call(SHOP))) for _ in range(3)]
         assert batches == ["SIZE", "SIZE", "RATE"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 
 import grpc
@@ -27,7 +28,10 @@ def reload(running: Running, sections: str) -> None:
     original = running.directory / "original.toml"
     if not original.exists():
         original.write_bytes(path.read_bytes())
-    path.write_text(original.read_text() + sections)
+    text = original.read_text()
+    if "[limits]" in sections:
+        text = re.sub(r"\[limits\]\n(\w.*\n)*", "", text)
+    path.write_text(text + sections)
     app._reload(running.daemon, path)
 
 
