@@ -178,7 +178,7 @@ def victim(daemon: DaemonProcess, seconds: float, flood: AbstractContextManager[
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         with flood:
-            time.sleep(0.3)
+            time.sleep(0.3)  # for the flood to get going: its first burst is over by then, and measured is what goes on
             process.stdin.write("go\n")
             process.stdin.flush()
             p50, p99, failed = json.loads(process.stdout.readline())

@@ -12,16 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from backends.api import Algorithm, BackendContext
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support import keyring, new_key
+
+from backends.api import BackendContext
 from keyd import log, plugins
 from keyd.core.clock import SystemClock
 from keyd.core.keyring import Keyring
-from keyd.core.model import Key, KidFormat, Purpose
 from keyd.core.principal import Principal
-from keyd.core.profile import BUILT_IN
 from keyd.core.runner import BackendRunner, Limits
 from keyd.core.store import SqlStore
-from keyd.core.timeline import LifecyclePolicy
 from keyd.service import convert
 from keyd.service.call import Call, Caller
 from keyd.service.gate.limits import Quota
@@ -58,26 +59,12 @@ async def main(socket: str) -> None:
     backend = backend_type.open(backend_type.Config(), BackendContext("memory", Path("/nonexistent")))
     with tempfile.TemporaryDirectory() as directory:
         runners = {"memory": BackendRunner("memory", backend, Limits())}
-        keyring = Keyring(SqlStore(Path(directory) / "keyd.db"), runners, SystemClock(), served_max_age=300)
-        keyring.profiles = frozenset(BUILT_IN)
-        await keyring.start()
-        change = await keyring.create(
-            Key(
-                name="bench",
-                algorithm=Algorithm.ED25519,
-                backend="memory",
-                purposes=frozenset({Purpose.HTTP}),
-                profile="rfc9421",
-                kid_format=KidFormat.THUMBPRINT,
-                keyid_aliases=(),
-                publish=True,
-                lifecycle=LifecyclePolicy(),
-                created_at=SystemClock().now(),
-            )
-        )
+        ring = keyring(SqlStore(Path(directory) / "keyd.db"), runners, SystemClock())
+        await ring.start()
+        change = await ring.create(new_key("bench", backend="memory", created_at=SystemClock().now()))
         anybody = Caller(Principal())
         server = GrpcServer(
-            {pb.DESCRIPTOR.services_by_name["SigningService"]: Unguarded(keyring)},
+            {pb.DESCRIPTOR.services_by_name["SigningService"]: Unguarded(ring)},
             lambda _: anybody,
             Bounds(),
             Quota(1000, 1000),

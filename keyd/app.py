@@ -27,6 +27,7 @@ from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
+from keyd.core.policy import Policy
 from keyd.core.profile import BUILT_IN
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
@@ -147,7 +148,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
 
     metrics = Metrics()
     trail = CountedAudit(kept.trail if kept is not None else NoAudit(), metrics)
-    guard = Guard(configuration.policy(config, owners={0, os.geteuid()}), clock, trail)
+    guard = Guard(Policy(), clock, trail)
     signer = Signer(keyring, {}, guard)
     publication = Publication(config.jwks.max_age, config.jwks.alg)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import AfterValidator
+
+from keyd.config.section import Section
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?:\.(?!-)[A-Za-z0-9-]{1,63})*\.?", re.ASCII)
 _LISTEN = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})", re.ASCII)
@@ -51,3 +53,22 @@ def _listen(value: str) -> str:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 #: ``host:port``; see :func:`split_listen`.
 Listen = Annotated[str, AfterValidator(_listen)]
+
+
+class _Listening(Protocol):
+    @property
+    def listen(self) -> str: ...
+
+
+class Listener(Section):
+    """A table with ``listen``, the address of a listener, which each declares where it stands in the file."""
+
+    @property
+    def host(self: _Listening) -> str:
+        """Host name or address, without brackets."""
+        return split_listen(self.listen)[0]
+
+    @property
+    def port(self: _Listening) -> int:
+        """Port; 0 lets the system choose."""
+        return split_listen(self.listen)[1]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from backends.api import Algorithm
-from keyd.config.addresses import AbsolutePath, Listen, split_listen
+from keyd.config.addresses import AbsolutePath, Listen, Listener, split_listen
 from keyd.config.audit import Audit
 from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.grants import GrantConfig, Limits, PolicySection
@@ -70,21 +70,11 @@ def _runtime_dir() -> str | None:
     return f"{directory}/keyd" if directory.startswith("/") else None
 
 
-class Http(Section):
+class Http(Listener):
     """``[http]``: the publication endpoint."""
 
     enabled: bool = True
     listen: Listen = "127.0.0.1:8470"
-
-    @property
-    def host(self) -> str:
-        """Host name or address, without brackets."""
-        return split_listen(self.listen)[0]
-
-    @property
-    def port(self) -> int:
-        """Port; 0 lets the system choose."""
-        return split_listen(self.listen)[1]
 
 
 class Metrics(Section):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from keyd.config.addresses import AbsolutePath, Listen, split_listen
+from keyd.config.addresses import AbsolutePath, Listen, Listener
 from keyd.config.durations import Duration
-from keyd.config.section import Section
-
-_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}", re.ASCII)
+from keyd.core.spiffe import is_trust_domain
 
 
 def _trust_domain(value: str) -> str:
-    if not _TRUST_DOMAIN.fullmatch(value):
+    if not is_trust_domain(value):
         raise ValueError('not the name of a trust domain; write for example "example.org", in lower case and without spiffe://')
     return value
 
@@ -28,7 +25,7 @@ def _workload_api(value: str) -> str:
     return value
 
 
-class Tcp(Section):
+class Tcp(Listener):
     """``[tcp.NAME]``: a listener for callers on other machines. Durations in seconds."""
 
     listen: Listen
@@ -70,13 +67,3 @@ class Tcp(Section):
             local = False
         if not local:
             raise ValueError('plaintext is for this machine alone; listen on "127.0.0.1:PORT" or "[::1]:PORT"')
-
-    @property
-    def host(self) -> str:
-        """Host name or address, without brackets."""
-        return split_listen(self.listen)[0]
-
-    @property
-    def port(self) -> int:
-        """Port; 0 lets the system choose."""
-        return split_listen(self.listen)[1]

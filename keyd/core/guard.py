@@ -103,9 +103,8 @@ class Guard:
         else:
             del self._calls[share]
 
-    def taker(self, principal: Principal) -> Callable[[Grant], float]:
-        """Return what takes a token of a grant for ``principal``; see :func:`keyd.core.policy.decide`."""
-        share = self.share(principal)
+    def taker(self, share: str) -> Callable[[Grant], float]:
+        """Return what takes a token of a grant for ``share``; see :func:`keyd.core.policy.decide`."""
 
         def take(grant: Grant) -> float:
             return 0.0 if grant.rate is None else self._rates.take((grant.name, share), grant.rate)

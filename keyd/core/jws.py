@@ -96,12 +96,17 @@ def b64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
+def from_b64url(part: bytes) -> bytes:
+    """Return the octets of base64url without padding, in its one canonical form. Raises ValueError."""
+    octets = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    if base64.urlsafe_b64encode(octets).rstrip(b"=") != part:
+        raise ValueError
+    return octets
+
+
 def _decode(part: bytes, what: str) -> str:
     try:
-        octets = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
-        if base64.urlsafe_b64encode(octets).rstrip(b"=") != part:
-            raise ValueError
-        return octets.decode("utf-8")
+        return from_b64url(part).decode("utf-8")
     except ValueError:
         # `from None` here and below: the causes quote the input.
         raise MalformedError(f"the {what} is not canonical base64url of UTF-8") from None

@@ -130,9 +130,9 @@ class Signer:
         policy, snapshot = self._guard.policy, self._keyring.snapshot
         share = self._guard.share(principal)
         decision.kid, decision.version = version.record.kid, version.record.version
-        decision.grant = decide(rules, request, self._guard.taker(principal)).name
+        decision.grant = decide(rules, request, self._guard.taker(share)).name
         began = time.monotonic()
-        await turns.take(share, self._guard.policy.allowance.max_signatures, within)
+        await turns.take(share, policy.allowance.max_signatures, within)
         try:
             left = None if within is None else max(0.001, within - (time.monotonic() - began))
             signature = await self._keyring.runner(view.key).sign(version, view.key.algorithm, data, left)

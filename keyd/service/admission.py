@@ -33,9 +33,9 @@ def refused(guard: Guard, call: Call, error: KeydError) -> None:
         guard.charge_refusal(call.principal, error)
 
 
-async def begin(guard: Guard, call: Call) -> None:
-    """Wait until it is this call's turn to begin."""
-    turn = guard.pace.begin(guard.share(call.principal))
+async def begin(guard: Guard, share: str) -> None:
+    """Wait until it is the turn of a call of this share to begin."""
+    turn = guard.pace.begin(share)
     if turn is not None:
         await turn
 
@@ -62,7 +62,7 @@ def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..
     async def serve(request: Any, call: Call) -> Any:
         counted = guard.begin_call(call.principal)
         try:
-            await begin(guard, call)
+            await begin(guard, counted)
             await charge(guard, call, name, max(1, len(request.requests)) if name == "sign_batch" else 1)
             return await function(request, call)
         except KeydError as exc:
@@ -78,7 +78,7 @@ def _streaming(function: Callable[..., AsyncIterator[Any]], name: str, guard: Gu
     async def serve(request: Any, call: Call) -> AsyncIterator[Any]:
         counted = guard.begin_call(call.principal)
         try:
-            await begin(guard, call)
+            await begin(guard, counted)
             await charge(guard, call, name)
             answers = function(request, call)
             try:

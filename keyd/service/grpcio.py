@@ -5,7 +5,6 @@ The services are wired by their protobuf descriptors: method ``SignBatch`` of a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from grpc_status import rpc_status
 
 from keyd.core.errors import KeydError, MalformedError, OverloadedError, UnauthenticatedError
 from keyd.core.rates import Holds
+from keyd.service.admission import methods
 from keyd.service.call import Call, Caller
 from keyd.service.gate.limits import Quota
 from keyd.service.status import to_status
@@ -86,7 +86,9 @@ class GrpcServer:
         door = _Door(callers, calls)
         self._health = health.aio.HealthServicer()
         for descriptor, implementation in services.items():
-            handlers = {method.name: _handler(method, implementation, door) for method in descriptor.methods}
+            handlers = {
+                method.name: _handler(method, getattr(implementation, name), door) for method, name in methods(descriptor)
+            }
             generic = grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
             self._server.add_generic_rpc_handlers((generic,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -117,8 +119,7 @@ class GrpcServer:
         await self._server.stop(drain)
 
 
-def _handler(method: MethodDescriptor, implementation: object, door: _Door) -> grpc.RpcMethodHandler[Any, Any]:
-    function = getattr(implementation, _snake(method.name))
+def _handler(method: MethodDescriptor, function: Callable[..., Any], door: _Door) -> grpc.RpcMethodHandler[Any, Any]:
     decode, encode = _decoder(method), GetMessageClass(method.output_type).SerializeToString
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(_streaming(method, function, partial(_decoded, decode), door), None, encode)
@@ -241,7 +242,3 @@ async def _abort_unexpected(name: str, context: Context) -> None:
     await context.abort_with_status(
         rpc_status.to_status(to_status(KeydError("unexpected error; the daemon's log has the details")))
     )
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

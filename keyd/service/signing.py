@@ -165,7 +165,7 @@ class SigningService:
     async def _result(self, request: pb.SignRequest, call: Call) -> pb.SignResult:
         """Sign one of many, which its rate allows: those of a batch were charged together when the call came, those of a stream one by one."""
         try:
-            await begin(self._guard, call)
+            await begin(self._guard, self._guard.share(call.principal))
             return pb.SignResult(response=await self.sign(request, call))
         except KeydError as exc:
             refused(self._guard, call, exc)

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from daemon_process import DaemonProcess
-from support import signature_base
+from support import fill_disk, signature_base
 
 from keyd.client import KeydClientError
 
@@ -23,12 +23,7 @@ try:
     with daemon.admin() as admin, daemon.client() as client:
         kid = admin.create_key(name="agent").key.versions[0].kid
         filler = state / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 512)
-            except OSError:
-                pass
+        fill_disk(filler)
         refusals = []
         for number in range(40):  # the last pages of the log of the database may still take some
             try:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from click.testing import CliRunner
 from daemon_process import DaemonProcess
-from support import signature_base
+from support import fill_disk, signature_base
 
 from keyd.cli import cli
 from keyd.client import KeydClientError
@@ -38,22 +38,13 @@ def sign() -> None:
     received.add(hashlib.sha256(base).hexdigest())
 
 
-def fill(filler: Path) -> None:
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 512)
-        except OSError:
-            pass
-
-
 try:
     daemon.start()
     with daemon.admin() as admin, daemon.client(retries=0) as client:
         admin.create_key(name="agent")
         for _ in range(ROUNDS):
             sign()
-            fill(trail / "filler")
+            fill_disk(trail / "filler")
             try:
                 for _ in range(200):  # the last page of the file may still take some
                     sign()

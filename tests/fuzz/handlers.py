@@ -18,6 +18,7 @@ from support import FakeClock
 from keyd import app, config
 from keyd.core.errors import KeydError
 from keyd.core.principal import Principal
+from keyd.service.admission import methods
 from keyd.service.call import Call, Caller
 from keyd.service.status import to_status
 from keyd.v1 import key_service_pb2, types_pb2
@@ -62,6 +63,7 @@ class Daemon:
         self.directory = Path(tempfile.mkdtemp(prefix="keyd-f-"))
         self._stack = AsyncExitStack()
         self.methods: list[MethodDescriptor] = []
+        self.names: dict[str, str] = {}
         self.keys = 0
         path = self.directory / "keyd.toml"
         path.write_text(CONFIG.format(directory=self.directory))
@@ -74,7 +76,8 @@ class Daemon:
         finally:
             app.Front = real  # type: ignore[misc]
         for descriptor in RecordedFront.services:
-            for method in descriptor.methods:
+            for method, name in methods(descriptor):
+                self.names[method.full_name] = name
                 if not (method.client_streaming or method.server_streaming):
                     self.methods.append(method)
         # The corpus has them by number: what is new goes to the end.
@@ -99,7 +102,7 @@ class Daemon:
         """Do what the gRPC server does with a message."""
         service = RecordedFront.services[method.containing_service]
         call = Call(Caller(Principal(uid=os.geteuid())))
-        answer = await getattr(service, _snake(method.name))(request, call)
+        answer = await getattr(service, self.names[method.full_name])(request, call)
         assert isinstance(answer, Message)
         answer.SerializeToString()
         self.keys = len(self._daemon.keyring.snapshot.keys)
@@ -151,9 +154,3 @@ def close() -> None:
     if _daemon is not None:
         _daemon.close()
         _daemon = None
-
-
-def _snake(name: str) -> str:
-    """Return the name of a method as the services have it, in which JWT and JWKS are words."""
-    words = name.replace("JWKS", "Jwks").replace("JWT", "Jwt")
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in words).lstrip("_")

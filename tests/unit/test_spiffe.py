@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd.service.gate.spiffe import is_trust_domain, trust_domain_of
+from keyd.core.spiffe import is_trust_domain, trust_domain_of
 
 DOMAIN = set(string.ascii_lowercase + string.digits + ".-_")
 SEGMENT = set(string.ascii_letters + string.digits + ".-_")

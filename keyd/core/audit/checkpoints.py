@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from keyd.core.audit.record import Record, event, timestamp
 from keyd.core.audit.trail import AuditTrail, Head
 from keyd.core.clock import Clock
 from keyd.core.errors import KeydError
-from keyd.core.jws import b64url
+from keyd.core.jws import b64url, from_b64url
 from keyd.core.store import CheckpointRow
 
 #: ``typ`` of the JWS. No key of another purpose signs it, and a key of purpose ``audit`` signs nothing else.
@@ -191,11 +190,11 @@ def check(record: Record, line: bytes, keys: Mapping[str, tuple[PublicKey, Algor
     parts = jws.split(".")
     try:
         header_part, payload_part, signature_part = parts
-        header, payload = json.loads(_decode(header_part)), json.loads(_decode(payload_part))
+        header, payload = json.loads(from_b64url(header_part.encode())), json.loads(from_b64url(payload_part.encode()))
         kid, alg = str(header["kid"]), str(header["alg"])
         kept_from = int(payload["kept_from"]) if "kept_from" in payload else None
         found = Checkpoint(int(payload["seq"]), str(payload["head"]), str(payload["time"]), kid, kept_from)
-        signature = _decode(signature_part)
+        signature = from_b64url(signature_part.encode())
         if header["typ"] != TYPE:
             raise ValueError
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -244,10 +243,3 @@ def compromised_of(document: Mapping[str, Any]) -> frozenset[str]:
 def compact(header: Mapping[str, str], payload: bytes) -> bytes:
     """Return the JWS signing input (RFC 7515 section 5.1)."""
     return f"{b64url(orjson.dumps(header))}.{b64url(payload)}".encode("ascii")
-
-
-def _decode(part: str) -> bytes:
-    octets = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    if b64url(octets) != part:
-        raise ValueError
-    return octets

@@ -28,7 +28,6 @@ MAX_SEQ = 2**53 - 1
 
 #: Records that are no decisions.
 Event = Literal["start", "stop", "rotate", "checkpoint", "gap"]
-EVENTS: frozenset[str] = frozenset({"start", "stop", "rotate", "checkpoint", "gap"})
 
 _LONG, _SHORT, _FEW = 1024, 256, 8
 _TIGHT = 12  # divides the limits where a line is too long all the same

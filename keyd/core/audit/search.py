@@ -95,7 +95,7 @@ def _last(path: Path, count: int) -> list[Record]:
 def follow(directory: Path, after: int, *, wait: Callable[[], object] = lambda: time.sleep(0.2)) -> Iterator[Record]:
     """Return records as they are written, from the one after sequence number ``after``, across rotations, for ever.
 
-    ``wait`` is called whenever there is nothing new. Raises OSError.
+    ``wait`` is called whenever there is nothing new; a file has no way to say that it grew which works on all systems. Raises OSError.
     """
     path = directory / files.CURRENT
     while True:

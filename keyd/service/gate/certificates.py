@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keyd.core.principal import Principal
-from keyd.service.gate.spiffe import trust_domain_of
+from keyd.core.spiffe import trust_domain_of
 
 #: Returns whom a leaf certificate names, or raises CertificateError.
 Identify = Callable[[x509.Certificate], Principal]

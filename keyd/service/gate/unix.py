@@ -6,11 +6,11 @@ import asyncio
 import errno
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from keyd.core.turns import Turns
 from keyd.service.call import Caller
 from keyd.service.gate.limits import Arrivals, Complaints, Quota
 from keyd.service.gate.peer import IdentificationError, Peer, credentials, identify
@@ -60,7 +60,7 @@ class UnixGate:
         self._arriving = Arrivals(monotonic)
         self._complain = Complaints()
         self._threads = ThreadPoolExecutor(_THREADS, thread_prefix)
-        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _THREADS_PER_ACCOUNT))
+        self._turns = Turns()
         self._arrivals: set[asyncio.Task[None]] = set()
         self._relays: set[Relay] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -161,9 +161,9 @@ class UnixGate:
 
     async def _find_out(self, client: socket.socket, account: str) -> Peer:
         """Identify in a thread. It is waited for no longer than for anything else, but its turn ends when it does."""
-        await self._turns[account].acquire()
+        await self._turns.take(account, _THREADS_PER_ACCOUNT, None)
         found = self._loop.run_in_executor(self._threads, self._identify, client)
-        found.add_done_callback(lambda _: self._turns[account].release())
+        found.add_done_callback(lambda _: self._turns.give_back(account))
         try:
             return await asyncio.shield(found)
         except asyncio.CancelledError:
