@@ -32,7 +32,6 @@ from keyd.core.profile import BUILT_IN
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
-from keyd.core.timeline import LifecyclePolicy
 from keyd.front import Front
 from keyd.service.admission import admitted
 from keyd.service.audit import AuditService
@@ -74,7 +73,7 @@ class Daemon:
         """Take over the reloadable part of a configuration."""
         log.configure(config.log.level, config.log.format)
         profiles = {**BUILT_IN, **config.profiles}
-        self.keyring.profiles = frozenset(profiles)
+        self.keyring.profiles = profiles
         self.keyring.served_max_age = config.jwks.max_age
         self.signer.profiles = profiles
         self.guard.policy = configuration.policy(config, owners={0, os.geteuid()})
@@ -227,7 +226,7 @@ def _defaults(config: Config) -> Defaults:
         algorithm=defaults.algorithm,
         profile=defaults.profile,
         kid_format=defaults.kid_format,
-        lifecycle=LifecyclePolicy(defaults.publish_lead, defaults.sign_grace, defaults.retention),
+        lifecycle=defaults.lifecycle,
     )
 
 

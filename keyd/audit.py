@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import structlog
 
@@ -18,7 +19,6 @@ from keyd.core.audit.trail_file import TrailFile
 from keyd.core.clock import Clock
 from keyd.core.keyring import Keyring
 from keyd.core.store import SqlStore
-from keyd.core.timeline import LifecyclePolicy
 
 _STOP = 5.0  # seconds that the last checkpoint may take
 _log = structlog.get_logger("keyd.audit")
@@ -53,7 +53,7 @@ async def start(config: Config, keyring: Keyring, store: SqlStore, clock: Clock,
         _log.warning("no audit trail is kept (audit.enabled = false): nothing will show who had what signed")
         return None
     assert section.path is not None and section.backend is not None
-    lifecycle = LifecyclePolicy(config.defaults.publish_lead, config.defaults.sign_grace, config.defaults.retention)
+    lifecycle = replace(config.defaults.lifecycle, rotation_period=inf, destroy_after=inf)
     key = AuditKey(keyring, section.key, section.backend, config.defaults.profile, lifecycle)
     key.check()
     file = None

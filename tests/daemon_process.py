@@ -31,7 +31,7 @@ allow_empty_coverage = true
 allow_response_components = true
 required_parameters = []
 max_created_age = "none"
-max_expires_in = "36500d"
+max_expires_in = "2d"
 """
 
 

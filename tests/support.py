@@ -62,7 +62,7 @@ def new_key(name: str = "agent", **changes: object) -> Key:
 
 def keyring(store: SqlStore, runners: Mapping[str, BackendRunner], clock: FakeClock) -> Keyring:
     ring = Keyring(store, runners, clock, served_max_age=300)
-    ring.profiles = frozenset(BUILT_IN)
+    ring.profiles = BUILT_IN
     return ring
 
 

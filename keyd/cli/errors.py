@@ -41,6 +41,8 @@ _HINTS_BY_REASON: dict[str, str] = {
     "APPROVAL_NEEDED": "now another operator has to run the same command",
     "OVERLOADED": "too much at once; try again in a moment",
     "STORAGE_FULL": "make room on the daemon's disk; signing goes on meanwhile",
+    "CONFLICT": "run it again",
+    "CLOCK": "see the daemon's log for how far its clock is off, and set it",
     "STORE_UNAVAILABLE": "the daemon's database does not answer; signing goes on meanwhile",
 }
 # For what did not come from keyd itself and has no reason.

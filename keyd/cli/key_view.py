@@ -127,6 +127,8 @@ def print_key(key: types_pb2.Key, now: float) -> None:
     if key.HasField("disable_time"):
         head.append(f"  disabled {both(seconds(key.disable_time), now)}", "bold red")
     out.print(head)
+    if key.HasField("pause_time"):
+        out.print(Text(f"rotation paused {both(seconds(key.pause_time), now)}", "bold yellow"))
     facts = [
         ("algorithm", algorithm(key)),
         ("backend", printable(key.backend)),
@@ -139,11 +141,19 @@ def print_key(key: types_pb2.Key, now: float) -> None:
         ("publish lead", span(seconds(key.lifecycle.publish_lead))),
         ("sign grace", span(seconds(key.lifecycle.sign_grace))),
         ("retention", span(seconds(key.lifecycle.retention))),
+        ("rotates", _period(key.lifecycle, "rotation_period", "every {}, or a little sooner", "only when an operator says so")),
+        ("destroyed", _period(key.lifecycle, "destroy_after", "{} after it left the JWK Set", "only when an operator says so")),
     ]
     for label, value in facts:
         out.print(Text(f"  {label:<14}", "dim").append(Text(value, "default")))
     for version in reversed(key.versions):
         _print_version(version, now, unicode=unicode)
+
+
+def _period(
+    lifecycle: types_pb2.LifecyclePolicy, field: Literal["rotation_period", "destroy_after"], some: str, none: str
+) -> str:
+    return some.format(span(seconds(getattr(lifecycle, field)))) if lifecycle.HasField(field) else none
 
 
 def _print_version(version: types_pb2.KeyVersion, now: float, *, unicode: bool) -> None:

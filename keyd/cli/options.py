@@ -114,6 +114,27 @@ config_option = click.option(
 )
 
 
+_period_options = (
+    click.option("--publish-lead", type=DURATION, metavar="DURATION", help="How long a version is published before it signs."),
+    click.option(
+        "--sign-grace", type=DURATION, metavar="DURATION", help="How long a replaced version still signs what names its kid."
+    ),
+    click.option("--retention", type=DURATION, metavar="DURATION", help="How long it stays published after that."),
+    click.option(
+        "--rotation-period",
+        type=DURATION,
+        metavar="DURATION",
+        help="How long a version is active before keyd replaces it; 0: never.",
+    ),
+    click.option(
+        "--destroy-after",
+        type=DURATION,
+        metavar="DURATION",
+        help="How long after a version left the JWK Set keyd destroys its private key; 0: never.",
+    ),
+)
+
+
 def key_spec_options(function: F) -> F:
     """Accept what a new key shall be; the values go to the client's create_key and import_key under these names."""
     options = (
@@ -138,13 +159,7 @@ def key_spec_options(function: F) -> F:
             "--keyid-alias", "keyid_aliases", multiple=True, metavar="KEYID", help="Further accepted value of keyid; repeatable."
         ),
         click.option("--unpublished", is_flag=True, help="Keep the key out of every JWK Set."),
-        click.option(
-            "--publish-lead", type=DURATION, metavar="DURATION", help="How long a version is published before it signs."
-        ),
-        click.option(
-            "--sign-grace", type=DURATION, metavar="DURATION", help="How long a replaced version still signs what names its kid."
-        ),
-        click.option("--retention", type=DURATION, metavar="DURATION", help="How long it stays published after that."),
+        *_period_options,
     )
     for option in reversed(options):
         function = option(function)

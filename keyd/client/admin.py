@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import grpc
 
@@ -21,8 +21,26 @@ from keyd.v1 import (
 from keyd.v1 import key_service_pb2 as pb
 
 
-class KeySpecFields(TypedDict, total=False):
-    """What a new key shall be. What is left out takes the configured default.
+class Periods(TypedDict, total=False):
+    """The periods of a lifecycle, in seconds.
+
+    Attributes:
+        publish_lead: that a version is published before it signs.
+        sign_grace: that a replaced version still signs what names it.
+        retention: that it stays published after that.
+        rotation_period: that a version is active before keyd replaces it by itself; 0: only when an operator says so.
+        destroy_after: after a version left the JWK Set until keyd destroys its private key by itself; 0: never.
+    """
+
+    publish_lead: float
+    sign_grace: float
+    retention: float
+    rotation_period: float
+    destroy_after: float
+
+
+class KeySpecFields(Periods, total=False):
+    """What a new key shall be, with its periods. What is left out takes the configured default.
 
     Attributes:
         algorithm: ``Ed25519``, ``ES256``, ``ES384``, ``PS512`` or ``RS256``.
@@ -32,9 +50,6 @@ class KeySpecFields(TypedDict, total=False):
         kid_format: ``thumbprint`` or ``name-version``.
         keyid_aliases: further accepted values of ``keyid``.
         unpublished: True keeps it out of every JWK Set.
-        publish_lead: seconds that a version is published before it signs.
-        sign_grace: seconds that a replaced version still signs what names it.
-        retention: seconds that it stays published after that.
     """
 
     algorithm: str
@@ -44,9 +59,6 @@ class KeySpecFields(TypedDict, total=False):
     kid_format: str
     keyid_aliases: Iterable[str]
     unpublished: bool
-    publish_lead: float
-    sign_grace: float
-    retention: float
 
 
 class AdminClient(SyncChannel):
@@ -156,6 +168,33 @@ class AdminClient(SyncChannel):
         """Make the next version of a key; ``now`` activates it at once, without the publish lead, for emergencies."""
         return self._call(self._stub.RotateKey, pb.RotateKeyRequest(name=name, now=now), retries=0)
 
+    def update_key(self, name: str, **periods: Unpack[Periods]) -> pb.UpdateKeyResponse:
+        """Change lifecycle periods of a key, in seconds. What is planned already stays so."""
+        return self._call(self._stub.UpdateKey, pb.UpdateKeyRequest(name=name, lifecycle=_lifecycle(periods)), retries=0)
+
+    def rollback_key(self, name: str) -> pb.RollbackKeyResponse:
+        """Make the version before the active one active again, while it may still sign."""
+        return self._call(self._stub.RollbackKey, pb.RollbackKeyRequest(name=name), retries=0)
+
+    def pause_key(self, name: str) -> types_pb2.Key:
+        """Hold the rotation of a key: a version that waits does not become active, and keyd makes none by itself."""
+        return self._call(self._stub.PauseKey, pb.PauseKeyRequest(name=name), retries=0).key
+
+    def resume_key(self, name: str) -> types_pb2.Key:
+        """Undo :meth:`pause_key`."""
+        return self._call(self._stub.ResumeKey, pb.ResumeKeyRequest(name=name), retries=0).key
+
+    def plan_rotations(self, name: str = "", *, horizon: float = 30 * 86400.0, limit: int = 1000) -> pb.PlanRotationsResponse:
+        """Return what keyd and the clock will do with a key, or with all, in the order of time.
+
+        Args:
+            name: of a key; empty for all.
+            horizon: seconds from now.
+            limit: at most this many steps, up to 1000.
+        """
+        request = pb.PlanRotationsRequest(name=name, horizon=duration(horizon), limit=limit)
+        return self._call(self._stub.PlanRotations, request)
+
     def disable_key(self, name: str) -> types_pb2.Key:
         """Stop a key from signing. Its public keys stay published."""
         return self._call(self._stub.DisableKey, pb.DisableKeyRequest(name=name), retries=0).key
@@ -188,10 +227,14 @@ def _spec(name: str, fields: KeySpecFields) -> pb.KeySpec:
         spec.algorithm = types_pb2.Algorithm.Value(_enum_name("algorithm", fields["algorithm"]))
     if "kid_format" in fields:
         spec.kid_format = types_pb2.KidFormat.Value(_enum_name("kid_format", fields["kid_format"]))
-    for period in ("publish_lead", "sign_grace", "retention"):
-        if period in fields:
-            getattr(spec.lifecycle, period).CopyFrom(duration(fields[period]))
+    if Periods.__annotations__.keys() & fields.keys():
+        spec.lifecycle.CopyFrom(_lifecycle(fields))
     return spec
+
+
+def _lifecycle(fields: Periods) -> types_pb2.LifecyclePolicy:
+    periods: dict[str, Any] = {name: value for name, value in fields.items() if name in Periods.__annotations__}
+    return types_pb2.LifecyclePolicy(**{name: duration(value) for name, value in periods.items()})
 
 
 def _enum_name(kind: str, word: str) -> str:

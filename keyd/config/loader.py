@@ -350,6 +350,15 @@ class _Loader:
                 f"less than {text(jwks.max_age)}, which is jwks.max_age: a key would leave the JWK Set while it is needed",
             )
 
+        shortest = 2 * defaults.publish_lead
+        if (defaults.rotation_period or shortest) < shortest and self._sound(
+            ("defaults", "rotation_period"), ("defaults", "publish_lead")
+        ):
+            self._problem(
+                ("defaults", "rotation_period"),
+                f"less than {text(shortest)}, which is twice defaults.publish_lead: there would be no time to make the next version",
+            )
+
     def _check_names(
         self, defaults: Defaults, profiles: Mapping[str, object], backends: Mapping[str, object], *, chosen: bool
     ) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import typing
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from keyd.core import runner
 from keyd.core.jwks import AlgStyle
 from keyd.core.model import KidFormat
 from keyd.core.profile import Profile
+from keyd.core.timeline import LifecyclePolicy
 from keyd.log import Format, Level
 
 
@@ -105,6 +107,19 @@ class Defaults(Section):
     publish_lead: Duration = 24 * 3600.0
     sign_grace: Duration = 300.0
     retention: Duration = 48 * 3600.0
+    rotation_period: OptionalDuration = 30 * 86400.0
+    destroy_after: OptionalDuration = 30 * 86400.0
+
+    @property
+    def lifecycle(self) -> LifecyclePolicy:
+        """Return the periods as the core has them."""
+        return LifecyclePolicy(
+            self.publish_lead,
+            self.sign_grace,
+            self.retention,
+            inf if self.rotation_period is None else self.rotation_period,
+            inf if self.destroy_after is None else self.destroy_after,
+        )
 
 
 class Log(Section):

@@ -20,9 +20,9 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 def render(config: Config) -> str:
     """Return the configuration with every default filled in, as TOML. Secrets appear as the references they are."""
     tables = [
-        _table((name,), getattr(config, name))
-        for name in ("server", "connections", "http", "metrics", "jwks", "defaults", "log", "audit")
+        _table((name,), getattr(config, name)) for name in ("server", "connections", "http", "metrics", "jwks", "log", "audit")
     ]
+    tables.append(_table(("defaults",), [(name, "none" if value is None else value) for name, value in config.defaults]))
     tables += [_table(("sockets", name), own) for name, own in sorted(config.sockets.items())]
     tables += [_table(("tcp", name), listener) for name, listener in sorted(config.tcp.items())]
     tables.append(_table(("limits",), _rates(config.limits)))

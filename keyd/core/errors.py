@@ -169,6 +169,18 @@ class KeyStateError(KeydError):
     reason = "KEY_STATE"
 
 
+class ConflictError(KeydError):
+    """Another replica changed the key meanwhile, again and again. Nothing was done; worth a retry."""
+
+    reason = "CONFLICT"
+
+
+class ClockError(KeydError):
+    """The clock of this machine cannot be right, so nothing that depends on it is done."""
+
+    reason = "CLOCK"
+
+
 class DestructionPendingError(KeydError):
     """The backend destroys the versions of a key oldest first, and an older one is still there."""
 

@@ -16,9 +16,11 @@ from keyd.core.rates import Rate
 #: The operators' calls by group. A grant names groups, single calls, or ``*``.
 GROUPS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "read": frozenset({"list_keys", "get_key", "list_backends", "list_stored_keys"}),
+        "read": frozenset({"list_keys", "get_key", "plan_rotations", "list_backends", "list_stored_keys"}),
         "create": frozenset({"create_key", "import_key", "adopt_key"}),
-        "lifecycle": frozenset({"rotate_key", "disable_key", "enable_key"}),
+        "lifecycle": frozenset(
+            {"rotate_key", "rollback_key", "pause_key", "resume_key", "update_key", "disable_key", "enable_key"}
+        ),
         "destroy": frozenset({"compromise_version", "destroy_version"}),
         "audit": frozenset({"get_head"}),
     }

@@ -2,6 +2,7 @@
 
 Each change is written to the store first and then becomes visible at once, by swapping the snapshot; one at a time, and never
 while a backend is waited for. What needs a backend comes one at a time for each backend, so that a slow one holds up only its own.
+What a change does is decided by :mod:`keyd.core.moves`, and decided again when another replica changed the key meanwhile.
 Making a version is the only act of several steps: :mod:`keyd.core.maker` has the backend make it, then it proves itself and is
 recorded. :mod:`keyd.core.repair` mends what a crash leaves between any two of them.
 """
@@ -11,30 +12,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 
 from backends.api import Importer, PrivateKey
-from keyd.core import jwk, repair
+from keyd.core import jwk, moves, repair
 from keyd.core.clock import Clock
 from keyd.core.errors import (
     AlreadyExistsError,
+    ConflictError,
     DestructionPendingError,
     InvalidArgumentError,
     KeydError,
-    KeyStateError,
 )
+from keyd.core.key_rules import check_key
 from keyd.core.maker import Maker, Source
-from keyd.core.model import Key, KeyVersion, KidFormat, check_new_key
+from keyd.core.model import Key, KeyVersion, KidFormat
+from keyd.core.profile import Profile
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import KeyView, Snapshot, VersionView
 from keyd.core.store import Intent, Records, SqlStore
-from keyd.core.timeline import KeyState, Timeline, first, successor
+from keyd.core.timeline import LifecyclePolicy, Timeline, first
 
 R = TypeVar("R")
-#: From the key as it is now and the time to the timeline of its new version, and the older versions that change with it.
-_Timelines = Callable[[KeyView, float], tuple[Timeline, Sequence[KeyVersion]]]
+_ATTEMPTS = 5  # at a change that others interfere with
 _log = structlog.get_logger("keyd.keyring")
 
 
@@ -54,21 +57,28 @@ class Keyring:
         self.snapshot = Snapshot()
         self.clock = clock
         self.served_max_age = served_max_age
-        self.profiles: frozenset[str] = frozenset()
+        self.profiles: Mapping[str, Profile] = {}
         self._store = store
         self._runners = runners
         self._recording = asyncio.Lock()
         self._working = {name: asyncio.Lock() for name in runners}
         self._maker = Maker(store, lambda: self.snapshot)
         self._changed = asyncio.Event()
+        #: The newest change of any replica that was read.
+        self._read = 0
 
     async def start(self) -> None:
         """Load every key, and mend what an earlier process left half done inside of this one. Waits for no backend outside."""
         records = await asyncio.to_thread(self._store.load)
-        self._swap(Snapshot.of(records.keys, records.versions))
+        self._take(records)
         for name, runner in self._runners.items():
             if runner.backend.capabilities.in_process:
                 await self._mend_by(records, name)
+
+    async def refresh(self) -> None:
+        """See what other replicas changed. Raises StoreUnavailableError."""
+        async with self._recording:
+            await self._refresh()
 
     async def mend(self, backend: str) -> None:
         """Mend what was left half done in this backend, as far as it answers."""
@@ -79,7 +89,9 @@ class Keyring:
             await self._mend_by(await asyncio.to_thread(self._store.load), backend)
 
     async def _mend_by(self, records: Records, backend: str) -> None:
-        await repair.mend(records, self._store, self._runners[backend], self._maker.under_way, self._show_gone)
+        others = await asyncio.to_thread(self._store.living) - {self._store.replica}
+        ours = replace(records, intents=tuple(intent for intent in records.intents if intent.owner not in others))
+        await repair.mend(ours, self._store, self._runners[backend], self._maker.under_way, self._show_gone)
 
     def runner(self, key: Key) -> BackendRunner:
         """Return the way to the backend of a key. Raises InvalidArgumentError when it is not configured."""
@@ -133,22 +145,23 @@ class Keyring:
         return await _to_the_end(self._create(key, handle, kid))
 
     async def _create(self, key: Key, source: Source, kid: str | None = None) -> Change:
-        check_new_key(key, served_max_age=self.served_max_age, profiles=self.profiles)
+        check_key(key, served_max_age=self.served_max_age, profiles=self.profiles)
         if kid is not None and (self.snapshot.has_kid(kid) or self._will_be_anothers(kid, key.name)):
             raise AlreadyExistsError(f"kid {kid!r} is on record already, or kept for another key; a kid is never reused")
         runner = self.runner(key)
         if key.algorithm not in runner.backend.capabilities.algorithms:
             raise InvalidArgumentError(f"backend {key.backend!r} does not do {key.algorithm.value}")
 
-        def timelines(view: KeyView, now: float) -> tuple[Timeline, Sequence[KeyVersion]]:
-            if view.versions:  # made meanwhile, in another backend
+        def addition(view: KeyView, now: float) -> tuple[Timeline, tuple[KeyVersion, ...]]:
+            if view.versions:  # made meanwhile, in another backend or by another replica
                 raise _exists(key)
             return first(now), ()
 
         async with self._working[runner.name]:
+            await self.refresh()
             if key.name in self.snapshot.keys:
                 raise _exists(key)
-            record = await self._add_version(key, source, timelines, kid=kid)
+            record = await self._add_version(key, source, addition, kid=kid)
         warnings = (
             "the first version is active at once; a verifier that cached the JWK Set before now fails until it fetches again",
         )
@@ -165,52 +178,71 @@ class Keyring:
 
     async def _rotate(self, name: str, at_once: bool) -> Change:
         warning = f"verifiers that cached the JWK Set may not know this version for up to {self.served_max_age:g} s, or their own cache time"
-        if at_once and (activated := await self._activate_pending(name)) is not None:
-            return Change(self.snapshot.get(name), activated, (warning,))
-        key = self.snapshot.get(name).key
-        async with self._working[self.runner(key).name]:
-            view, now = self.snapshot.get(name), self.clock.now()
-            if view.key.disabled_at is not None:
-                raise KeyStateError(f"key {name!r} is disabled; enable it before it is rotated")
-            pending = view.pending(now)
-            if pending is not None:
-                raise KeyStateError(
-                    f"version {pending.record.version} of key {name!r} is waiting already; "
-                    f"`keyd key rotate --now {name}` activates it at once"
-                )
-            unannounced = at_once or view.active(now) is None
-
-            def timelines(view: KeyView, now: float) -> tuple[Timeline, Sequence[KeyVersion]]:
-                active = view.active(now)
-                timeline = successor(now, view.key.lifecycle, at_once=at_once or active is None)
-                return timeline, [_replaced(view, active.record, timeline.activate_at)] if active else []
-
-            record = await self._add_version(key, self._creation(key), timelines)
+        earlier = moves.activated if at_once else partial(moves.brought_forward, lead=self._lead(name))
+        moved = await self._move(name, earlier)
+        if moved.changed:
+            return Change(self.snapshot.get(name), moved.changed[0], (warning,) if at_once else ())
+        record = await self._next(name, moves.at_once if at_once else partial(moves.planned, lead=self._lead(name)))
+        unannounced = record.timeline.activate_at <= record.timeline.created_at
         return Change(self.snapshot.get(name), record, (warning,) if unannounced else ())
 
-    async def _activate_pending(self, name: str) -> KeyVersion | None:
-        """Make the waiting version active now; None if there is none."""
-        async with self._recording:
-            view, now = self.snapshot.get(name), self.clock.now()
-            pending = view.pending(now)
-            if pending is None or view.key.disabled_at is not None:
-                return None
-            changed = _activated(view, pending.record, now)
-            await self._update(view.key, changed)
-            return changed[0]
+    async def prepare(self, name: str, activate_at: float) -> Change:
+        """Make the next version ahead of time. It is active ``activate_at``, or as soon as the publish lead allows.
+
+        Raises:
+            NotFoundError: there is no such key.
+            KeyStateError: the key is disabled or its rotation held, or its next version is waiting already.
+            KeydError: the backend or the store failed; nothing is left of the attempt.
+        """
+        addition = partial(moves.planned, lead=self._lead(name), activate_at=activate_at)
+        record = await _to_the_end(self._next(name, addition))
+        return Change(self.snapshot.get(name), record)
+
+    async def _next(self, name: str, addition: moves.Addition) -> KeyVersion:
+        key = self.snapshot.get(name).key
+        async with self._working[self.runner(key).name]:
+            addition(self.snapshot.get(name), self.clock.now())  # refused before anything is made
+            return await self._add_version(key, self._creation(key), addition)
+
+    def _lead(self, name: str) -> float:
+        """Return how long a new version of a key is published before it signs, whatever is served now."""
+        return max(self.snapshot.get(name).key.lifecycle.publish_lead, 2 * self.served_max_age)
+
+    async def roll_back(self, name: str) -> Change:
+        """Make the version that was active before active again, while it may still sign.
+
+        Raises:
+            NotFoundError: there is no such key.
+            KeyStateError: the key is disabled, or no version was active before and may still sign.
+        """
+        moved = await _to_the_end(self._move(name, moves.rolled_back))
+        return Change(self.snapshot.get(name), moved.changed[0])
+
+    async def set_paused(self, name: str, paused: bool) -> KeyView:
+        """Hold the rotation of a key, or let it go on. Raises NotFoundError."""
+        await _to_the_end(self._move(name, moves.paused if paused else partial(moves.resumed, lead=self._lead(name))))
+        return self.snapshot.get(name)
+
+    async def set_lifecycle(self, name: str, lifecycle: LifecyclePolicy) -> KeyView:
+        """Give a key other periods. What is planned already stays so.
+
+        Raises:
+            NotFoundError: there is no such key.
+            InvalidArgumentError: the periods contradict what is served or signed.
+        """
+
+        def changed(view: KeyView, now: float) -> moves.Moved:
+            wanted = replace(view.key, lifecycle=lifecycle)
+            check_key(wanted, served_max_age=self.served_max_age, profiles=self.profiles)
+            return moves.with_lifecycle(view, now, lifecycle)
+
+        await _to_the_end(self._move(name, changed))
+        return self.snapshot.get(name)
 
     async def set_enabled(self, name: str, enabled: bool) -> KeyView:
         """Let a key sign, or stop it. What is published stays so. Raises NotFoundError."""
-        return await _to_the_end(self._set_enabled(name, enabled))
-
-    async def _set_enabled(self, name: str, enabled: bool) -> KeyView:
-        async with self._recording:
-            view = self.snapshot.get(name)
-            if enabled != (view.key.disabled_at is None):
-                key = replace(view.key, disabled_at=None if enabled else self.clock.now())
-                await asyncio.to_thread(self._store.update_key, key)
-                self._swap(self.snapshot.with_key(KeyView(key, view.versions)))
-            return self.snapshot.get(name)
+        await _to_the_end(self._move(name, partial(moves.enabled, wanted=enabled)))
+        return self.snapshot.get(name)
 
     async def compromise(self, name: str, number: int, reason: str) -> Change:
         """Stop a version for good, at once; where it was active, a successor takes over. To stop it needs no backend.
@@ -225,24 +257,14 @@ class Keyring:
         return await _to_the_end(self._compromise(name, number, reason))
 
     async def _compromise(self, name: str, number: int, reason: str) -> Change:
-        async with self._recording:
-            view, now = self.snapshot.get(name), self.clock.now()
-            record, state = _state(view, number, now)
-            if state in (KeyState.COMPROMISED, KeyState.DESTROYED):
-                raise KeyStateError(f"version {number} of key {name!r} is {state.value} already")
-            stopped = replace(record, timeline=replace(record.timeline, compromised_at=now), compromise_reason=reason)
-            changed, pending, active = [stopped], view.pending(now), view.active(now)
-            if state is KeyState.ACTIVE and pending is not None:
-                changed += _activated(view, pending.record, now)[:1]
-            elif state is KeyState.PRE_ACTIVATION and active is not None:
-                changed.append(replace(active.record, timeline=active.record.timeline.not_replaced()))
-            await self._update(view.key, changed)
+        moved = await self._move(name, partial(moves.compromised, number=number, reason=reason))
+        stopped = moved.changed[0]
         warnings = [
-            f"verifiers trust kid {record.kid!r} until they fetch the JWK Set again: {self.served_max_age:g} s, or their own cache time"
+            f"verifiers trust kid {stopped.kid!r} until they fetch the JWK Set again: {self.served_max_age:g} s, or their own cache time"
         ]
-        if state is KeyState.ACTIVE and self._lacks_active(name):
+        if self._lacks_active(name):
             try:
-                await self._ensure_active(view.key)
+                await self._ensure_active(self.snapshot.get(name).key)
             except KeydError as exc:  # the version is stopped in any case; that must not look undone
                 warnings.append(f"no successor could be made ({exc}); `keyd key rotate --now {name}` tries again")
         return Change(self.snapshot.get(name), stopped, tuple(warnings))
@@ -251,9 +273,7 @@ class Keyring:
         """Make a version that is active at once, unless one became active meanwhile."""
         async with self._working[self.runner(key).name]:
             if self._lacks_active(key.name):
-                await self._add_version(
-                    key, self._creation(key), lambda view, now: (successor(now, view.key.lifecycle, at_once=True), ())
-                )
+                await self._add_version(key, self._creation(key), moves.at_once)
 
     def _lacks_active(self, name: str) -> bool:
         view = self.snapshot.get(name)
@@ -270,20 +290,9 @@ class Keyring:
 
     async def _destroy(self, name: str, number: int, force: bool) -> Change:
         label = f"version {number} of key {name!r}"
-        async with self._recording:
-            view, now = self.snapshot.get(name), self.clock.now()
-            record, state = _state(view, number, now)
-            if state is KeyState.DESTROYED and record.handle is None:
-                raise KeyStateError(f"{label} is destroyed already")
-            if state in (KeyState.ACTIVE, KeyState.PRE_ACTIVATION):
-                raise KeyStateError(
-                    f"{label} is {state.value}; replace it first with `keyd key rotate --now {name}`, or mark it compromised"
-                )
-            if state is KeyState.DEACTIVATED and record.timeline.published(now) and not force:
-                raise KeyStateError(f"{label} is still published, so that what it signed can be verified; wait, or use force")
-            if state is not KeyState.DESTROYED:
-                record = replace(record, timeline=replace(record.timeline, destroyed_at=now))
-                await self._update(view.key, [record])
+        await self._move(name, partial(moves.destroyed, number=number, force=force))
+        view = self.snapshot.get(name)
+        record = view.version(number).record
         warnings: tuple[str, ...] = ()
         runner = self.runner(view.key)
         try:
@@ -299,8 +308,8 @@ class Keyring:
         view = self.snapshot.get(name)
         return Change(view, view.version(number).record, warnings)
 
-    async def _add_version(self, key: Key, source: Source, timelines: _Timelines, *, kid: str | None = None) -> KeyVersion:
-        """Get the next version of a key from its ``source``, and record it with the ``timelines`` of that moment.
+    async def _add_version(self, key: Key, source: Source, addition: moves.Addition, *, kid: str | None = None) -> KeyVersion:
+        """Get the next version of a key from its ``source``, and record it with the timelines that ``addition`` gives at that moment.
 
         The caller holds the lock of the backend, and nobody the one for recording.
         """
@@ -314,30 +323,57 @@ class Keyring:
                 key.name, intent.version, kid or default_kid, thumbprint, public_jwk, handle, first(self.clock.now())
             )
             await runner.prove(VersionView(draft), key.algorithm)
-            record = await self._record(key, intent, draft, timelines)
+            record = await self._record(key, intent, draft, addition)
         except Exception:  # not when this process ends: then the next start finds out what was recorded
             if await self._maker.undo(intent, runner):
-                await self._reload()
+                await self.refresh()
             raise
         _log.info("version made", key=key.name, version=record.version, kid=record.kid, backend=key.backend)
         return record
 
-    async def _record(self, key: Key, intent: Intent, draft: KeyVersion, timelines: _Timelines) -> KeyVersion:
-        async with self._recording:
-            view = self.snapshot.keys.get(key.name)
-            timeline, changed = timelines(view or KeyView(key, ()), self.clock.now())
-            record = replace(draft, timeline=timeline)
-            await asyncio.to_thread(
-                self._store.finish_version, intent, record, key=None if view is not None else key, changed=changed
-            )
-            self._show(key, [*changed, record])
-        return record
+    async def _record(self, key: Key, intent: Intent, draft: KeyVersion, addition: moves.Addition) -> KeyVersion:
+        for _ in range(_ATTEMPTS):
+            async with self._recording:
+                view = self.snapshot.keys.get(key.name) or KeyView(key, ())
+                timeline, changed = addition(view, self.clock.now())
+                record = replace(draft, timeline=timeline)
+                try:
+                    written = await asyncio.to_thread(self._store.finish_version, intent, record, view.key, changed)
+                except ConflictError:
+                    await self._refresh()
+                    continue
+                self._show(written, [*changed, record])
+                return record
+        raise _conflict(key.name)
 
-    async def _reload(self) -> None:
-        """Show what is on record: a change was recorded, and its answer was lost."""
-        async with self._recording:
-            records = await asyncio.to_thread(self._store.load)
-            self._swap(Snapshot.of(records.keys, records.versions))
+    async def _move(self, name: str, move: moves.Move) -> moves.Moved:
+        """Make a move on what is on record, and return what it changed."""
+        for _ in range(_ATTEMPTS):
+            async with self._recording:
+                await self._refresh()
+                view = self.snapshot.get(name)
+                moved = move(view, self.clock.now())
+                if not moved.changed and moved.key is None:
+                    return moved
+                try:
+                    written = await asyncio.to_thread(self._store.update, moved.key or view.key, moved.changed)
+                except ConflictError:
+                    continue
+                self._show(written, moved.changed)
+                return moved
+        raise _conflict(name)
+
+    async def _refresh(self) -> None:
+        """See what others changed, or what of our own was recorded although its answer was lost. Needs the lock for recording."""
+        self._take(await asyncio.to_thread(self._store.load, self._read))
+
+    def _take(self, records: Records) -> None:
+        keys = self.snapshot.keys
+        loaded = Snapshot.of(records.keys, records.versions).keys.values()
+        newer = [view for view in loaded if view.key.name not in keys or view.key.change > keys[view.key.name].key.change]
+        self._read = max(self._read, records.change)
+        if newer:
+            self._swap(self.snapshot.with_keys(*newer))
 
     def _will_be_anothers(self, kid: str, name: str) -> bool:
         """Say whether a version of another key will have this kid: who takes it keeps that key from rotating."""
@@ -349,14 +385,10 @@ class Keyring:
         backend = self.runner(key).backend
         return lambda version: backend.create(key.name, version, key.algorithm)
 
-    async def _update(self, key: Key, changed: Sequence[KeyVersion]) -> None:
-        await asyncio.to_thread(self._store.update_versions, changed)
-        self._show(key, changed)
-
     def _show(self, key: Key, changed: Sequence[KeyVersion]) -> None:
         view = self.snapshot.keys.get(key.name) or KeyView(key, ())
         versions = {v.record.version: v for v in view.versions} | {record.version: VersionView(record) for record in changed}
-        self._swap(self.snapshot.with_key(KeyView(view.key, tuple(versions[number] for number in sorted(versions)))))
+        self._swap(self.snapshot.with_keys(KeyView(key, tuple(versions[number] for number in sorted(versions)))))
 
     def _show_gone(self, version: KeyVersion) -> None:
         """Show a version without its handle; whatever else changed of it since it was read stays."""
@@ -383,17 +415,5 @@ def _exists(key: Key) -> AlreadyExistsError:
     return AlreadyExistsError(f"key {key.name!r} exists already; `keyd key rotate {key.name}` makes its next version")
 
 
-def _state(view: KeyView, number: int, now: float) -> tuple[KeyVersion, KeyState]:
-    record = view.version(number).record
-    return record, record.timeline.state(now)
-
-
-def _replaced(view: KeyView, record: KeyVersion, at: float) -> KeyVersion:
-    return replace(record, timeline=record.timeline.replaced(at, view.key.lifecycle))
-
-
-def _activated(view: KeyView, waiting: KeyVersion, now: float) -> list[KeyVersion]:
-    """Return the waiting version made active now, then the version that it replaces."""
-    promoted = replace(waiting, timeline=replace(waiting.timeline, activate_at=now))
-    active = view.active(now)
-    return [promoted] if active is None else [promoted, _replaced(view, active.record, now)]
+def _conflict(name: str) -> ConflictError:
+    return ConflictError(f"key {name!r} is changed by other replicas all the time; nothing was done, try again")

@@ -47,7 +47,8 @@ class Maker:
 
     async def _number(self, key: Key, backend: str) -> Intent:
         """Give out the next version number."""
-        intent = Intent(key.name, await asyncio.to_thread(self._store.next_version, key.name), backend)
+        number = await asyncio.to_thread(self._store.next_version, key.name)
+        intent = Intent(key.name, number, backend, self._store.replica)
         await asyncio.to_thread(self._store.begin_version, intent)
         return intent
 
@@ -113,7 +114,7 @@ class Maker:
         if not intent.backend:
             return False
         try:
-            if not await asyncio.to_thread(self._store.holds, intent):
+            if not await asyncio.to_thread(self._store.holds, intent) and await asyncio.to_thread(self._store.recorded, intent):
                 return True
             holdings = repair.Holdings.of(await asyncio.to_thread(self._store.load), runner.name)
         except StoreUnavailableError:
@@ -132,5 +133,5 @@ class Maker:
         if view is None or not runner.backend.capabilities.ordered_destruction:
             return []
         last = max(version.record.version for version in view.versions)
-        gap = [Intent(key.name, missing, key.backend) for missing in range(last + 1, number)]
+        gap = [Intent(key.name, missing, key.backend, self._store.replica) for missing in range(last + 1, number)]
         return [intent for intent in gap if await runner.call(runner.backend.find, key.name, intent.version) is None]

@@ -105,9 +105,9 @@ class Snapshot:
             grouped[record.key].append(VersionView(record))
         return cls(MappingProxyType({key.name: KeyView(key, tuple(grouped[key.name])) for key in ordered}))
 
-    def with_key(self, view: KeyView) -> Snapshot:
-        """Return a snapshot in which this key stands as given."""
-        return Snapshot(MappingProxyType(dict(sorted({**self.keys, view.key.name: view}.items()))))
+    def with_keys(self, *views: KeyView) -> Snapshot:
+        """Return a snapshot in which these keys stand as given."""
+        return Snapshot(MappingProxyType(dict(sorted({**self.keys, **{view.key.name: view for view in views}}.items()))))
 
     def get(self, name: str) -> KeyView:
         """Return one key. Raises NotFoundError."""

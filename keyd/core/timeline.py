@@ -24,11 +24,21 @@ class KeyState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LifecyclePolicy:
-    """Periods in seconds from which timelines are computed."""
+    """Periods in seconds from which timelines are computed.
+
+    Attributes:
+        publish_lead: how long a version is published before it signs.
+        sign_grace: how long a replaced version still signs what names its kid.
+        retention: how long it stays published after that.
+        rotation_period: how long a version is active before the planner replaces it; ``inf``: only an operator does.
+        destroy_after: how long after it was unpublished the planner destroys its private key; ``inf``: only an operator does.
+    """
 
     publish_lead: float = 24 * 3600.0
     sign_grace: float = 300.0
     retention: float = 48 * 3600.0
+    rotation_period: float = inf
+    destroy_after: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +80,13 @@ class Timeline:
         yield from (self.publish_at, self.activate_at, self.deactivate_at, self.sign_until)
         yield from (self.unpublish_at, self.destroyed_at, self.compromised_at)
 
-    def replaced(self, at: float, policy: LifecyclePolicy) -> Timeline:
-        """Return this timeline with a successor that takes over ``at`` that moment."""
+    def replaced(self, at: float, policy: LifecyclePolicy, promised: float = 0.0) -> Timeline:
+        """Return this timeline with a successor that takes over ``at`` that moment.
+
+        ``promised`` is until when the key must stay published whatever its policy says now.
+        """
         sign_until = at + policy.sign_grace
-        return replace(self, deactivate_at=at, sign_until=sign_until, unpublish_at=sign_until + policy.retention)
+        return replace(self, deactivate_at=at, sign_until=sign_until, unpublish_at=max(sign_until + policy.retention, promised))
 
     def not_replaced(self) -> Timeline:
         """Return this timeline with the planned successor taken back."""

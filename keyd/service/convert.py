@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -116,12 +116,11 @@ def key(view: KeyView, now: float) -> types_pb2.Key:
         keyid_aliases=record.keyid_aliases,
         publish=record.publish,
         lifecycle=types_pb2.LifecyclePolicy(
-            publish_lead=duration(record.lifecycle.publish_lead),
-            sign_grace=duration(record.lifecycle.sign_grace),
-            retention=duration(record.lifecycle.retention),
+            **{name: duration(period) for name, period in asdict(record.lifecycle).items() if not math.isinf(period)}
         ),
         create_time=timestamp(record.created_at),
         disable_time=None if record.disabled_at is None else timestamp(record.disabled_at),
+        pause_time=None if record.paused_at is None else timestamp(record.paused_at),
         versions=[key_version(record, version, now) for version in view.versions],
     )
 
@@ -141,8 +140,13 @@ def agents_key(view: KeyView, now: float) -> signing_service_pb2.GetKeyResponse:
     )
 
 
-def new_key(spec: key_service_pb2.KeySpec, defaults: Defaults, now: float, *, algorithm: Algorithm | None = None) -> Key:
+def new_key(
+    spec: key_service_pb2.KeySpec, defaults: Defaults, now: float, *, algorithm: Algorithm | None = None, known: bool = False
+) -> Key:
     """Return the key that a spec asks for, with defaults for what it leaves open.
+
+    A key that verifiers know from elsewhere than keyd's JWK Set, because it is ``known`` already or not published, rotates by
+    itself only if the spec says so.
 
     Raises:
         InvalidArgumentError: an enum value is not one that keyd knows.
@@ -160,7 +164,10 @@ def new_key(spec: key_service_pb2.KeySpec, defaults: Defaults, now: float, *, al
         kid_format=_from_enum(KID_FORMATS, spec.kid_format, "kid_format") or defaults.kid_format,
         keyid_aliases=tuple(spec.keyid_aliases),
         publish=not spec.unpublished,
-        lifecycle=_lifecycle(spec.lifecycle, defaults.lifecycle),
+        lifecycle=lifecycle(
+            spec.lifecycle,
+            replace(defaults.lifecycle, rotation_period=math.inf) if known or spec.unpublished else defaults.lifecycle,
+        ),
         created_at=now,
     )
 
@@ -170,12 +177,11 @@ def asked_algorithm(spec: key_service_pb2.KeySpec) -> Algorithm | None:
     return _from_enum(ALGORITHMS, spec.algorithm, "algorithm")
 
 
-def _lifecycle(message: types_pb2.LifecyclePolicy, defaults: LifecyclePolicy) -> LifecyclePolicy:
-    periods = {
-        name: seconds(getattr(message, name), name) if message.HasField(name) else getattr(defaults, name)
-        for name in ("publish_lead", "sign_grace", "retention")
-    }
-    return LifecyclePolicy(**periods)
+def lifecycle(message: types_pb2.LifecyclePolicy, unset: LifecyclePolicy) -> LifecyclePolicy:
+    """Return the periods that a message sets, and those of ``unset`` for the others."""
+    periods = {field.name: seconds(value, field.name) for field, value in message.ListFields()}
+    never = {name: math.inf for name in ("rotation_period", "destroy_after") if periods.get(name) == 0}
+    return replace(unset, **{**periods, **never})
 
 
 def _from_enum(table: Mapping[T, int], value: int, field: str) -> T | None:

@@ -51,7 +51,7 @@ class KeyService:
         asked = convert.asked_algorithm(request.spec)
         load = material.from_pkcs8_pem if field == "pkcs8_pem" else material.from_jwk
         private_key, algorithm = load(getattr(request, field), asked)
-        key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm)
+        key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm, known=True)
         change = await self._keyring.import_key(key, private_key, _kid(request.kid))
         return pb.ImportKeyResponse(key=self._key(change), warnings=change.warnings)
 
@@ -62,7 +62,7 @@ class KeyService:
         runner = self._keyring.backend(request.spec.backend or self._defaults.backend)
         public_key = await runner.call(runner.backend.public_key, request.handle)
         algorithm = material.algorithm_of(public_key, convert.asked_algorithm(request.spec))
-        key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm)
+        key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm, known=True)
         change = await self._keyring.adopt(key, request.handle, _kid(request.kid))
         return pb.AdoptKeyResponse(key=self._key(change), warnings=change.warnings)
 
@@ -86,6 +86,31 @@ class KeyService:
         """Make the next version of a key."""
         change = await self._keyring.rotate(request.name, at_once=request.now)
         return pb.RotateKeyResponse(key=self._key(change), version=change.version.version, warnings=change.warnings)
+
+    async def update_key(self, request: pb.UpdateKeyRequest, call: Call) -> pb.UpdateKeyResponse:
+        """Change the lifecycle periods of a key."""
+        old = self._keyring.snapshot.get(request.name).key.lifecycle
+        view = await self._keyring.set_lifecycle(request.name, convert.lifecycle(request.lifecycle, old))
+        return pb.UpdateKeyResponse(key=convert.key(view, self._keyring.clock.now()))
+
+    async def rollback_key(self, request: pb.RollbackKeyRequest, call: Call) -> pb.RollbackKeyResponse:
+        """Make the version before the active one active again."""
+        change = await self._keyring.roll_back(request.name)
+        return pb.RollbackKeyResponse(key=self._key(change), version=change.version.version, warnings=change.warnings)
+
+    async def pause_key(self, request: pb.PauseKeyRequest, call: Call) -> pb.PauseKeyResponse:
+        """Hold the rotation of a key."""
+        view = await self._keyring.set_paused(request.name, True)
+        return pb.PauseKeyResponse(key=convert.key(view, self._keyring.clock.now()))
+
+    async def resume_key(self, request: pb.ResumeKeyRequest, call: Call) -> pb.ResumeKeyResponse:
+        """Let a key rotate again."""
+        view = await self._keyring.set_paused(request.name, False)
+        return pb.ResumeKeyResponse(key=convert.key(view, self._keyring.clock.now()))
+
+    async def plan_rotations(self, request: pb.PlanRotationsRequest, call: Call) -> pb.PlanRotationsResponse:
+        """Tell what is to come."""
+        raise InvalidArgumentError("not built yet")
 
     async def disable_key(self, request: pb.DisableKeyRequest, call: Call) -> pb.DisableKeyResponse:
         """Stop a key from signing."""

@@ -39,6 +39,8 @@ CODES: dict[type[errors.KeydError], grpc.StatusCode] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.KeyStateError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ConflictError: grpc.StatusCode.ABORTED,
+    errors.ClockError: grpc.StatusCode.UNAVAILABLE,
     errors.DestructionPendingError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BackendFailedError: grpc.StatusCode.INTERNAL,
     errors.BackendUnavailableError: grpc.StatusCode.UNAVAILABLE,

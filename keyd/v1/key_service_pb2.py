@@ -22,58 +22,84 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from keyd.v1 import types_pb2 as keyd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19keyd/v1/key_service.proto\x12\x07keyd.v1\x1a\x13keyd/v1/types.proto\"\x85\x02\n\x07KeySpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\talgorithm\x18\x02 \x01(\x0e\x32\x12.keyd.v1.Algorithm\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\"\n\x08purposes\x18\x04 \x03(\x0e\x32\x10.keyd.v1.Purpose\x12\x0f\n\x07profile\x18\x05 \x01(\t\x12&\n\nkid_format\x18\x06 \x01(\x0e\x32\x12.keyd.v1.KidFormat\x12\x15\n\rkeyid_aliases\x18\x07 \x03(\t\x12\x13\n\x0bunpublished\x18\x08 \x01(\x08\x12+\n\tlifecycle\x18\t \x01(\x0b\x32\x18.keyd.v1.LifecyclePolicy\"2\n\x10\x43reateKeyRequest\x12\x1e\n\x04spec\x18\x01 \x01(\x0b\x32\x10.keyd.v1.KeySpec\"@\n\x11\x43reateKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"w\n\x10ImportKeyRequest\x12\x1e\n\x04spec\x18\x01 \x01(\x0b\x32\x10.keyd.v1.KeySpec\x12\x13\n\tpkcs8_pem\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0bprivate_jwk\x18\x03 \x01(\x0cH\x00\x12\x0b\n\x03kid\x18\x04 \x01(\tB\n\n\x08material\"@\n\x11ImportKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"N\n\x0f\x41\x64optKeyRequest\x12\x1e\n\x04spec\x18\x01 \x01(\x0b\x32\x10.keyd.v1.KeySpec\x12\x0e\n\x06handle\x18\x02 \x01(\t\x12\x0b\n\x03kid\x18\x03 \x01(\t\"?\n\x10\x41\x64optKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"G\n\x10ListKeysResponse\x12\x1a\n\x04keys\x18\x01 \x03(\x0b\x32\x0c.keyd.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17KeyServiceGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x18KeyServiceGetKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\"-\n\x10RotateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\"Q\n\x11RotateKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08warnings\x18\x03 \x03(\t\"!\n\x11\x44isableKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x12\x44isableKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\" \n\x10\x45nableKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x11\x45nableKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\"I\n\x18\x43ompromiseVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"H\n\x19\x43ompromiseVersionResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"E\n\x15\x44\x65stroyVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"E\n\x16\x44\x65stroyVersionResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t2\xe3\x05\n\nKeyService\x12\x42\n\tCreateKey\x12\x19.keyd.v1.CreateKeyRequest\x1a\x1a.keyd.v1.CreateKeyResponse\x12\x42\n\tImportKey\x12\x19.keyd.v1.ImportKeyRequest\x1a\x1a.keyd.v1.ImportKeyResponse\x12?\n\x08\x41\x64optKey\x12\x18.keyd.v1.AdoptKeyRequest\x1a\x19.keyd.v1.AdoptKeyResponse\x12?\n\x08ListKeys\x12\x18.keyd.v1.ListKeysRequest\x1a\x19.keyd.v1.ListKeysResponse\x12M\n\x06GetKey\x12 .keyd.v1.KeyServiceGetKeyRequest\x1a!.keyd.v1.KeyServiceGetKeyResponse\x12\x42\n\tRotateKey\x12\x19.keyd.v1.RotateKeyRequest\x1a\x1a.keyd.v1.RotateKeyResponse\x12\x45\n\nDisableKey\x12\x1a.keyd.v1.DisableKeyRequest\x1a\x1b.keyd.v1.DisableKeyResponse\x12\x42\n\tEnableKey\x12\x19.keyd.v1.EnableKeyRequest\x1a\x1a.keyd.v1.EnableKeyResponse\x12Z\n\x11\x43ompromiseVersion\x12!.keyd.v1.CompromiseVersionRequest\x1a\".keyd.v1.CompromiseVersionResponse\x12Q\n\x0e\x44\x65stroyVersion\x12\x1e.keyd.v1.DestroyVersionRequest\x1a\x1f.keyd.v1.DestroyVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19keyd/v1/key_service.proto\x12\x07keyd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13keyd/v1/types.proto\"\x85\x02\n\x07KeySpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\talgorithm\x18\x02 \x01(\x0e\x32\x12.keyd.v1.Algorithm\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\"\n\x08purposes\x18\x04 \x03(\x0e\x32\x10.keyd.v1.Purpose\x12\x0f\n\x07profile\x18\x05 \x01(\t\x12&\n\nkid_format\x18\x06 \x01(\x0e\x32\x12.keyd.v1.KidFormat\x12\x15\n\rkeyid_aliases\x18\x07 \x03(\t\x12\x13\n\x0bunpublished\x18\x08 \x01(\x08\x12+\n\tlifecycle\x18\t \x01(\x0b\x32\x18.keyd.v1.LifecyclePolicy\"2\n\x10\x43reateKeyRequest\x12\x1e\n\x04spec\x18\x01 \x01(\x0b\x32\x10.keyd.v1.KeySpec\"@\n\x11\x43reateKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"w\n\x10ImportKeyRequest\x12\x1e\n\x04spec\x18\x01 \x01(\x0b\x32\x10.keyd.v1.KeySpec\x12\x13\n\tpkcs8_pem\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0bprivate_jwk\x18\x03 \x01(\x0cH\x00\x12\x0b\n\x03kid\x18\x04 \x01(\tB\n\n\x08material\"@\n\x11ImportKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"N\n\x0f\x41\x64optKeyRequest\x12\x1e\n\x04spec\x18\x01 \x01(\x0b\x32\x10.keyd.v1.KeySpec\x12\x0e\n\x06handle\x18\x02 \x01(\t\x12\x0b\n\x03kid\x18\x03 \x01(\t\"?\n\x10\x41\x64optKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"G\n\x10ListKeysResponse\x12\x1a\n\x04keys\x18\x01 \x03(\x0b\x32\x0c.keyd.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17KeyServiceGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x18KeyServiceGetKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\"-\n\x10RotateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\"Q\n\x11RotateKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08warnings\x18\x03 \x03(\t\"M\n\x10UpdateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\tlifecycle\x18\x02 \x01(\x0b\x32\x18.keyd.v1.LifecyclePolicy\"@\n\x11UpdateKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"\"\n\x12RollbackKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x13RollbackKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x10\n\x08warnings\x18\x03 \x03(\t\"\x1f\n\x0fPauseKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"-\n\x10PauseKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\" \n\x10ResumeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x11ResumeKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\"_\n\x14PlanRotationsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07horizon\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05limit\x18\x03 \x01(\x05\"O\n\x15PlanRotationsResponse\x12#\n\x05steps\x18\x01 \x03(\x0b\x32\x14.keyd.v1.PlannedStep\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"\xb3\x01\n\x0bPlannedStep\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x1f\n\x04kind\x18\x03 \x01(\x0e\x32\x11.keyd.v1.StepKind\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x64\x65lay\x18\x06 \x01(\t\"!\n\x11\x44isableKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x12\x44isableKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\" \n\x10\x45nableKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x11\x45nableKeyResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\"I\n\x18\x43ompromiseVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"H\n\x19\x43ompromiseVersionResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t\"E\n\x15\x44\x65stroyVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"E\n\x16\x44\x65stroyVersionResponse\x12\x19\n\x03key\x18\x01 \x01(\x0b\x32\x0c.keyd.v1.Key\x12\x10\n\x08warnings\x18\x02 \x03(\t*\xb6\x01\n\x08StepKind\x12\x19\n\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10STEP_KIND_CREATE\x10\x01\x12\x15\n\x11STEP_KIND_PUBLISH\x10\x02\x12\x16\n\x12STEP_KIND_ACTIVATE\x10\x03\x12\x1a\n\x16STEP_KIND_STOP_SIGNING\x10\x04\x12\x17\n\x13STEP_KIND_UNPUBLISH\x10\x05\x12\x15\n\x11STEP_KIND_DESTROY\x10\x06\x32\xc6\x08\n\nKeyService\x12\x42\n\tCreateKey\x12\x19.keyd.v1.CreateKeyRequest\x1a\x1a.keyd.v1.CreateKeyResponse\x12\x42\n\tImportKey\x12\x19.keyd.v1.ImportKeyRequest\x1a\x1a.keyd.v1.ImportKeyResponse\x12?\n\x08\x41\x64optKey\x12\x18.keyd.v1.AdoptKeyRequest\x1a\x19.keyd.v1.AdoptKeyResponse\x12?\n\x08ListKeys\x12\x18.keyd.v1.ListKeysRequest\x1a\x19.keyd.v1.ListKeysResponse\x12M\n\x06GetKey\x12 .keyd.v1.KeyServiceGetKeyRequest\x1a!.keyd.v1.KeyServiceGetKeyResponse\x12\x42\n\tRotateKey\x12\x19.keyd.v1.RotateKeyRequest\x1a\x1a.keyd.v1.RotateKeyResponse\x12\x42\n\tUpdateKey\x12\x19.keyd.v1.UpdateKeyRequest\x1a\x1a.keyd.v1.UpdateKeyResponse\x12H\n\x0bRollbackKey\x12\x1b.keyd.v1.RollbackKeyRequest\x1a\x1c.keyd.v1.RollbackKeyResponse\x12?\n\x08PauseKey\x12\x18.keyd.v1.PauseKeyRequest\x1a\x19.keyd.v1.PauseKeyResponse\x12\x42\n\tResumeKey\x12\x19.keyd.v1.ResumeKeyRequest\x1a\x1a.keyd.v1.ResumeKeyResponse\x12N\n\rPlanRotations\x12\x1d.keyd.v1.PlanRotationsRequest\x1a\x1e.keyd.v1.PlanRotationsResponse\x12\x45\n\nDisableKey\x12\x1a.keyd.v1.DisableKeyRequest\x1a\x1b.keyd.v1.DisableKeyResponse\x12\x42\n\tEnableKey\x12\x19.keyd.v1.EnableKeyRequest\x1a\x1a.keyd.v1.EnableKeyResponse\x12Z\n\x11\x43ompromiseVersion\x12!.keyd.v1.CompromiseVersionRequest\x1a\".keyd.v1.CompromiseVersionResponse\x12Q\n\x0e\x44\x65stroyVersion\x12\x1e.keyd.v1.DestroyVersionRequest\x1a\x1f.keyd.v1.DestroyVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyd.v1.key_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYSPEC']._serialized_start=60
-  _globals['_KEYSPEC']._serialized_end=321
-  _globals['_CREATEKEYREQUEST']._serialized_start=323
-  _globals['_CREATEKEYREQUEST']._serialized_end=373
-  _globals['_CREATEKEYRESPONSE']._serialized_start=375
-  _globals['_CREATEKEYRESPONSE']._serialized_end=439
-  _globals['_IMPORTKEYREQUEST']._serialized_start=441
-  _globals['_IMPORTKEYREQUEST']._serialized_end=560
-  _globals['_IMPORTKEYRESPONSE']._serialized_start=562
-  _globals['_IMPORTKEYRESPONSE']._serialized_end=626
-  _globals['_ADOPTKEYREQUEST']._serialized_start=628
-  _globals['_ADOPTKEYREQUEST']._serialized_end=706
-  _globals['_ADOPTKEYRESPONSE']._serialized_start=708
-  _globals['_ADOPTKEYRESPONSE']._serialized_end=771
-  _globals['_LISTKEYSREQUEST']._serialized_start=773
-  _globals['_LISTKEYSREQUEST']._serialized_end=829
-  _globals['_LISTKEYSRESPONSE']._serialized_start=831
-  _globals['_LISTKEYSRESPONSE']._serialized_end=902
-  _globals['_KEYSERVICEGETKEYREQUEST']._serialized_start=904
-  _globals['_KEYSERVICEGETKEYREQUEST']._serialized_end=943
-  _globals['_KEYSERVICEGETKEYRESPONSE']._serialized_start=945
-  _globals['_KEYSERVICEGETKEYRESPONSE']._serialized_end=998
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1000
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1045
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=1047
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=1128
-  _globals['_DISABLEKEYREQUEST']._serialized_start=1130
-  _globals['_DISABLEKEYREQUEST']._serialized_end=1163
-  _globals['_DISABLEKEYRESPONSE']._serialized_start=1165
-  _globals['_DISABLEKEYRESPONSE']._serialized_end=1212
-  _globals['_ENABLEKEYREQUEST']._serialized_start=1214
-  _globals['_ENABLEKEYREQUEST']._serialized_end=1246
-  _globals['_ENABLEKEYRESPONSE']._serialized_start=1248
-  _globals['_ENABLEKEYRESPONSE']._serialized_end=1294
-  _globals['_COMPROMISEVERSIONREQUEST']._serialized_start=1296
-  _globals['_COMPROMISEVERSIONREQUEST']._serialized_end=1369
-  _globals['_COMPROMISEVERSIONRESPONSE']._serialized_start=1371
-  _globals['_COMPROMISEVERSIONRESPONSE']._serialized_end=1443
-  _globals['_DESTROYVERSIONREQUEST']._serialized_start=1445
-  _globals['_DESTROYVERSIONREQUEST']._serialized_end=1514
-  _globals['_DESTROYVERSIONRESPONSE']._serialized_start=1516
-  _globals['_DESTROYVERSIONRESPONSE']._serialized_end=1585
-  _globals['_KEYSERVICE']._serialized_start=1588
-  _globals['_KEYSERVICE']._serialized_end=2327
+  _globals['_STEPKIND']._serialized_start=2441
+  _globals['_STEPKIND']._serialized_end=2623
+  _globals['_KEYSPEC']._serialized_start=125
+  _globals['_KEYSPEC']._serialized_end=386
+  _globals['_CREATEKEYREQUEST']._serialized_start=388
+  _globals['_CREATEKEYREQUEST']._serialized_end=438
+  _globals['_CREATEKEYRESPONSE']._serialized_start=440
+  _globals['_CREATEKEYRESPONSE']._serialized_end=504
+  _globals['_IMPORTKEYREQUEST']._serialized_start=506
+  _globals['_IMPORTKEYREQUEST']._serialized_end=625
+  _globals['_IMPORTKEYRESPONSE']._serialized_start=627
+  _globals['_IMPORTKEYRESPONSE']._serialized_end=691
+  _globals['_ADOPTKEYREQUEST']._serialized_start=693
+  _globals['_ADOPTKEYREQUEST']._serialized_end=771
+  _globals['_ADOPTKEYRESPONSE']._serialized_start=773
+  _globals['_ADOPTKEYRESPONSE']._serialized_end=836
+  _globals['_LISTKEYSREQUEST']._serialized_start=838
+  _globals['_LISTKEYSREQUEST']._serialized_end=894
+  _globals['_LISTKEYSRESPONSE']._serialized_start=896
+  _globals['_LISTKEYSRESPONSE']._serialized_end=967
+  _globals['_KEYSERVICEGETKEYREQUEST']._serialized_start=969
+  _globals['_KEYSERVICEGETKEYREQUEST']._serialized_end=1008
+  _globals['_KEYSERVICEGETKEYRESPONSE']._serialized_start=1010
+  _globals['_KEYSERVICEGETKEYRESPONSE']._serialized_end=1063
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1065
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1110
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=1112
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=1193
+  _globals['_UPDATEKEYREQUEST']._serialized_start=1195
+  _globals['_UPDATEKEYREQUEST']._serialized_end=1272
+  _globals['_UPDATEKEYRESPONSE']._serialized_start=1274
+  _globals['_UPDATEKEYRESPONSE']._serialized_end=1338
+  _globals['_ROLLBACKKEYREQUEST']._serialized_start=1340
+  _globals['_ROLLBACKKEYREQUEST']._serialized_end=1374
+  _globals['_ROLLBACKKEYRESPONSE']._serialized_start=1376
+  _globals['_ROLLBACKKEYRESPONSE']._serialized_end=1459
+  _globals['_PAUSEKEYREQUEST']._serialized_start=1461
+  _globals['_PAUSEKEYREQUEST']._serialized_end=1492
+  _globals['_PAUSEKEYRESPONSE']._serialized_start=1494
+  _globals['_PAUSEKEYRESPONSE']._serialized_end=1539
+  _globals['_RESUMEKEYREQUEST']._serialized_start=1541
+  _globals['_RESUMEKEYREQUEST']._serialized_end=1573
+  _globals['_RESUMEKEYRESPONSE']._serialized_start=1575
+  _globals['_RESUMEKEYRESPONSE']._serialized_end=1621
+  _globals['_PLANROTATIONSREQUEST']._serialized_start=1623
+  _globals['_PLANROTATIONSREQUEST']._serialized_end=1718
+  _globals['_PLANROTATIONSRESPONSE']._serialized_start=1720
+  _globals['_PLANROTATIONSRESPONSE']._serialized_end=1799
+  _globals['_PLANNEDSTEP']._serialized_start=1802
+  _globals['_PLANNEDSTEP']._serialized_end=1981
+  _globals['_DISABLEKEYREQUEST']._serialized_start=1983
+  _globals['_DISABLEKEYREQUEST']._serialized_end=2016
+  _globals['_DISABLEKEYRESPONSE']._serialized_start=2018
+  _globals['_DISABLEKEYRESPONSE']._serialized_end=2065
+  _globals['_ENABLEKEYREQUEST']._serialized_start=2067
+  _globals['_ENABLEKEYREQUEST']._serialized_end=2099
+  _globals['_ENABLEKEYRESPONSE']._serialized_start=2101
+  _globals['_ENABLEKEYRESPONSE']._serialized_end=2147
+  _globals['_COMPROMISEVERSIONREQUEST']._serialized_start=2149
+  _globals['_COMPROMISEVERSIONREQUEST']._serialized_end=2222
+  _globals['_COMPROMISEVERSIONRESPONSE']._serialized_start=2224
+  _globals['_COMPROMISEVERSIONRESPONSE']._serialized_end=2296
+  _globals['_DESTROYVERSIONREQUEST']._serialized_start=2298
+  _globals['_DESTROYVERSIONREQUEST']._serialized_end=2367
+  _globals['_DESTROYVERSIONRESPONSE']._serialized_start=2369
+  _globals['_DESTROYVERSIONRESPONSE']._serialized_end=2438
+  _globals['_KEYSERVICE']._serialized_start=2626
+  _globals['_KEYSERVICE']._serialized_end=3720
 # @@protoc_insertion_point(module_scope)

@@ -5,8 +5,11 @@ What operators call: the lifecycle of keys."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from keyd.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +21,46 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StepKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_KIND_UNSPECIFIED: _StepKind.ValueType  # 0
+    """Not set."""
+    STEP_KIND_CREATE: _StepKind.ValueType  # 1
+    """keyd has the backend make it."""
+    STEP_KIND_PUBLISH: _StepKind.ValueType  # 2
+    """Its public key enters the JWK Set."""
+    STEP_KIND_ACTIVATE: _StepKind.ValueType  # 3
+    """It becomes active, and its predecessor deactivated."""
+    STEP_KIND_STOP_SIGNING: _StepKind.ValueType  # 4
+    """It signs no more, even what names it."""
+    STEP_KIND_UNPUBLISH: _StepKind.ValueType  # 5
+    """Its public key leaves the JWK Set."""
+    STEP_KIND_DESTROY: _StepKind.ValueType  # 6
+    """keyd has the backend destroy its private key."""
+
+class StepKind(_StepKind, metaclass=_StepKindEnumTypeWrapper):
+    """What happens to a version."""
+
+STEP_KIND_UNSPECIFIED: StepKind.ValueType  # 0
+"""Not set."""
+STEP_KIND_CREATE: StepKind.ValueType  # 1
+"""keyd has the backend make it."""
+STEP_KIND_PUBLISH: StepKind.ValueType  # 2
+"""Its public key enters the JWK Set."""
+STEP_KIND_ACTIVATE: StepKind.ValueType  # 3
+"""It becomes active, and its predecessor deactivated."""
+STEP_KIND_STOP_SIGNING: StepKind.ValueType  # 4
+"""It signs no more, even what names it."""
+STEP_KIND_UNPUBLISH: StepKind.ValueType  # 5
+"""Its public key leaves the JWK Set."""
+STEP_KIND_DESTROY: StepKind.ValueType  # 6
+"""keyd has the backend destroy its private key."""
+Global___StepKind: _TypeAlias = StepKind  # noqa: Y015
 
 @_typing.final
 class KeySpec(_message.Message):
@@ -426,6 +469,318 @@ class RotateKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateKeyRequest(_message.Message):
+    """Asks for other lifecycle periods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIFECYCLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    @_builtins.property
+    def lifecycle(self) -> _types_pb2.LifecyclePolicy:
+        """Those that are set change."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lifecycle: _types_pb2.LifecyclePolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifecycle", b"lifecycle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifecycle", b"lifecycle", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateKeyRequest: _TypeAlias = UpdateKeyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateKeyResponse(_message.Message):
+    """The key with its new periods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _types_pb2.Key:
+        """The key."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the operator should know, for people."""
+
+    def __init__(
+        self,
+        *,
+        key: _types_pb2.Key | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateKeyResponse: _TypeAlias = UpdateKeyResponse  # noqa: Y015
+
+@_typing.final
+class RollbackKeyRequest(_message.Message):
+    """Asks for the previous version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackKeyRequest: _TypeAlias = RollbackKeyRequest  # noqa: Y015
+
+@_typing.final
+class RollbackKeyResponse(_message.Message):
+    """The key after that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version that is active again."""
+    @_builtins.property
+    def key(self) -> _types_pb2.Key:
+        """The key with all versions."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the operator should know, for people."""
+
+    def __init__(
+        self,
+        *,
+        key: _types_pb2.Key | None = ...,
+        version: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackKeyResponse: _TypeAlias = RollbackKeyResponse  # noqa: Y015
+
+@_typing.final
+class PauseKeyRequest(_message.Message):
+    """Asks to hold the rotation of a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseKeyRequest: _TypeAlias = PauseKeyRequest  # noqa: Y015
+
+@_typing.final
+class PauseKeyResponse(_message.Message):
+    """The held key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _types_pb2.Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: _types_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseKeyResponse: _TypeAlias = PauseKeyResponse  # noqa: Y015
+
+@_typing.final
+class ResumeKeyRequest(_message.Message):
+    """Asks to let a key rotate again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeKeyRequest: _TypeAlias = ResumeKeyRequest  # noqa: Y015
+
+@_typing.final
+class ResumeKeyResponse(_message.Message):
+    """The key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _types_pb2.Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: _types_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeKeyResponse: _TypeAlias = ResumeKeyResponse  # noqa: Y015
+
+@_typing.final
+class PlanRotationsRequest(_message.Message):
+    """Asks for what is to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of a key; empty for all that the caller may list."""
+    limit: _builtins.int
+    """At most this many steps, the soonest first; 0 for 1000, which is also the most."""
+    @_builtins.property
+    def horizon(self) -> _duration_pb2.Duration:
+        """How far ahead, from now. Default: 30 days; at most ten years."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        horizon: _duration_pb2.Duration | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon", "limit", b"limit", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRotationsRequest: _TypeAlias = PlanRotationsRequest  # noqa: Y015
+
+@_typing.final
+class PlanRotationsResponse(_message.Message):
+    """What is to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """Whether there are more before the horizon."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStep]:
+        """In the order of time."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___PlannedStep] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRotationsResponse: _TypeAlias = PlanRotationsResponse  # noqa: Y015
+
+@_typing.final
+class PlannedStep(_message.Message):
+    """One step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Name of the key."""
+    version: _builtins.int
+    """Number of the version. That of one which is not made yet is what it will be if nobody makes one before."""
+    kind: Global___StepKind.ValueType
+    """What happens."""
+    delay: _builtins.str
+    """Why it is late, for people; empty when it is not."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """Only for CREATE: later than this, the version becomes active later than planned."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        version: _builtins.int = ...,
+        kind: Global___StepKind.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        delay: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "delay", b"delay", "key", b"key", "kind", b"kind", "time", b"time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedStep: _TypeAlias = PlannedStep  # noqa: Y015
 
 @_typing.final
 class DisableKeyRequest(_message.Message):

@@ -65,6 +65,31 @@ class KeyServiceStub:
                 request_serializer=keyd_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=keyd_dot_v1_dot_key__service__pb2.RotateKeyResponse.FromString,
                 _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/keyd.v1.KeyService/UpdateKey',
+                request_serializer=keyd_dot_v1_dot_key__service__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_key__service__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
+        self.RollbackKey = channel.unary_unary(
+                '/keyd.v1.KeyService/RollbackKey',
+                request_serializer=keyd_dot_v1_dot_key__service__pb2.RollbackKeyRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_key__service__pb2.RollbackKeyResponse.FromString,
+                _registered_method=True)
+        self.PauseKey = channel.unary_unary(
+                '/keyd.v1.KeyService/PauseKey',
+                request_serializer=keyd_dot_v1_dot_key__service__pb2.PauseKeyRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_key__service__pb2.PauseKeyResponse.FromString,
+                _registered_method=True)
+        self.ResumeKey = channel.unary_unary(
+                '/keyd.v1.KeyService/ResumeKey',
+                request_serializer=keyd_dot_v1_dot_key__service__pb2.ResumeKeyRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_key__service__pb2.ResumeKeyResponse.FromString,
+                _registered_method=True)
+        self.PlanRotations = channel.unary_unary(
+                '/keyd.v1.KeyService/PlanRotations',
+                request_serializer=keyd_dot_v1_dot_key__service__pb2.PlanRotationsRequest.SerializeToString,
+                response_deserializer=keyd_dot_v1_dot_key__service__pb2.PlanRotationsResponse.FromString,
+                _registered_method=True)
         self.DisableKey = channel.unary_unary(
                 '/keyd.v1.KeyService/DisableKey',
                 request_serializer=keyd_dot_v1_dot_key__service__pb2.DisableKeyRequest.SerializeToString,
@@ -133,6 +158,41 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateKey(self, request, context):
+        """Changes the lifecycle periods of a key. What is planned already stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackKey(self, request, context):
+        """Makes the version before the active one active again, while it may still sign. The one that it replaces becomes deactivated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseKey(self, request, context):
+        """Holds the rotation of a key: a version that waits does not become active, and keyd makes none by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeKey(self, request, context):
+        """Undoes PauseKey. A version that was held becomes active once it has been published for the publish lead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanRotations(self, request, context):
+        """Tells what keyd will do by itself, and what the clock will do, from now to the horizon.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DisableKey(self, request, context):
         """Stops a key from signing. Its public keys stay published.
         """
@@ -193,6 +253,31 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.RotateKey,
                     request_deserializer=keyd_dot_v1_dot_key__service__pb2.RotateKeyRequest.FromString,
                     response_serializer=keyd_dot_v1_dot_key__service__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=keyd_dot_v1_dot_key__service__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_key__service__pb2.UpdateKeyResponse.SerializeToString,
+            ),
+            'RollbackKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackKey,
+                    request_deserializer=keyd_dot_v1_dot_key__service__pb2.RollbackKeyRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_key__service__pb2.RollbackKeyResponse.SerializeToString,
+            ),
+            'PauseKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseKey,
+                    request_deserializer=keyd_dot_v1_dot_key__service__pb2.PauseKeyRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_key__service__pb2.PauseKeyResponse.SerializeToString,
+            ),
+            'ResumeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeKey,
+                    request_deserializer=keyd_dot_v1_dot_key__service__pb2.ResumeKeyRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_key__service__pb2.ResumeKeyResponse.SerializeToString,
+            ),
+            'PlanRotations': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRotations,
+                    request_deserializer=keyd_dot_v1_dot_key__service__pb2.PlanRotationsRequest.FromString,
+                    response_serializer=keyd_dot_v1_dot_key__service__pb2.PlanRotationsResponse.SerializeToString,
             ),
             'DisableKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DisableKey,
@@ -378,6 +463,141 @@ class KeyService:
             '/keyd.v1.KeyService/RotateKey',
             keyd_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
             keyd_dot_v1_dot_key__service__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.KeyService/UpdateKey',
+            keyd_dot_v1_dot_key__service__pb2.UpdateKeyRequest.SerializeToString,
+            keyd_dot_v1_dot_key__service__pb2.UpdateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.KeyService/RollbackKey',
+            keyd_dot_v1_dot_key__service__pb2.RollbackKeyRequest.SerializeToString,
+            keyd_dot_v1_dot_key__service__pb2.RollbackKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.KeyService/PauseKey',
+            keyd_dot_v1_dot_key__service__pb2.PauseKeyRequest.SerializeToString,
+            keyd_dot_v1_dot_key__service__pb2.PauseKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.KeyService/ResumeKey',
+            keyd_dot_v1_dot_key__service__pb2.ResumeKeyRequest.SerializeToString,
+            keyd_dot_v1_dot_key__service__pb2.ResumeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRotations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyd.v1.KeyService/PlanRotations',
+            keyd_dot_v1_dot_key__service__pb2.PlanRotationsRequest.SerializeToString,
+            keyd_dot_v1_dot_key__service__pb2.PlanRotationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

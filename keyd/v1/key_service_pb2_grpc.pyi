@@ -45,6 +45,16 @@ class KeyServiceStub:
     """Returns one key with all its versions."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
     """Makes the next version of a key."""
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]
+    """Changes the lifecycle periods of a key. What is planned already stays so."""
+    RollbackKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RollbackKeyRequest, _key_service_pb2.RollbackKeyResponse]
+    """Makes the version before the active one active again, while it may still sign. The one that it replaces becomes deactivated."""
+    PauseKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.PauseKeyRequest, _key_service_pb2.PauseKeyResponse]
+    """Holds the rotation of a key: a version that waits does not become active, and keyd makes none by itself."""
+    ResumeKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ResumeKeyRequest, _key_service_pb2.ResumeKeyResponse]
+    """Undoes PauseKey. A version that was held becomes active once it has been published for the publish lead."""
+    PlanRotations: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.PlanRotationsRequest, _key_service_pb2.PlanRotationsResponse]
+    """Tells what keyd will do by itself, and what the clock will do, from now to the horizon."""
     DisableKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DisableKeyRequest, _key_service_pb2.DisableKeyResponse]
     """Stops a key from signing. Its public keys stay published."""
     EnableKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.EnableKeyRequest, _key_service_pb2.EnableKeyResponse]
@@ -71,6 +81,16 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Returns one key with all its versions."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Makes the next version of a key."""
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    """Changes the lifecycle periods of a key. What is planned already stays so."""
+    RollbackKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RollbackKeyRequest, _key_service_pb2.RollbackKeyResponse]  # type: ignore[assignment]
+    """Makes the version before the active one active again, while it may still sign. The one that it replaces becomes deactivated."""
+    PauseKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.PauseKeyRequest, _key_service_pb2.PauseKeyResponse]  # type: ignore[assignment]
+    """Holds the rotation of a key: a version that waits does not become active, and keyd makes none by itself."""
+    ResumeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ResumeKeyRequest, _key_service_pb2.ResumeKeyResponse]  # type: ignore[assignment]
+    """Undoes PauseKey. A version that was held becomes active once it has been published for the publish lead."""
+    PlanRotations: _aio.UnaryUnaryMultiCallable[_key_service_pb2.PlanRotationsRequest, _key_service_pb2.PlanRotationsResponse]  # type: ignore[assignment]
+    """Tells what keyd will do by itself, and what the clock will do, from now to the horizon."""
     DisableKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DisableKeyRequest, _key_service_pb2.DisableKeyResponse]  # type: ignore[assignment]
     """Stops a key from signing. Its public keys stay published."""
     EnableKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.EnableKeyRequest, _key_service_pb2.EnableKeyResponse]  # type: ignore[assignment]
@@ -130,6 +150,46 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RotateKeyResponse, _abc.Awaitable[_key_service_pb2.RotateKeyResponse]]:
         """Makes the next version of a key."""
+
+    @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _key_service_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.UpdateKeyResponse, _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]]:
+        """Changes the lifecycle periods of a key. What is planned already stays so."""
+
+    @_abc_1.abstractmethod
+    def RollbackKey(
+        self,
+        request: _key_service_pb2.RollbackKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.RollbackKeyResponse, _abc.Awaitable[_key_service_pb2.RollbackKeyResponse]]:
+        """Makes the version before the active one active again, while it may still sign. The one that it replaces becomes deactivated."""
+
+    @_abc_1.abstractmethod
+    def PauseKey(
+        self,
+        request: _key_service_pb2.PauseKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.PauseKeyResponse, _abc.Awaitable[_key_service_pb2.PauseKeyResponse]]:
+        """Holds the rotation of a key: a version that waits does not become active, and keyd makes none by itself."""
+
+    @_abc_1.abstractmethod
+    def ResumeKey(
+        self,
+        request: _key_service_pb2.ResumeKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ResumeKeyResponse, _abc.Awaitable[_key_service_pb2.ResumeKeyResponse]]:
+        """Undoes PauseKey. A version that was held becomes active once it has been published for the publish lead."""
+
+    @_abc_1.abstractmethod
+    def PlanRotations(
+        self,
+        request: _key_service_pb2.PlanRotationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.PlanRotationsResponse, _abc.Awaitable[_key_service_pb2.PlanRotationsResponse]]:
+        """Tells what keyd will do by itself, and what the clock will do, from now to the horizon."""
 
     @_abc_1.abstractmethod
     def DisableKey(

@@ -284,6 +284,8 @@ class LifecyclePolicy(_message.Message):
     PUBLISH_LEAD_FIELD_NUMBER: _builtins.int
     SIGN_GRACE_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    ROTATION_PERIOD_FIELD_NUMBER: _builtins.int
+    DESTROY_AFTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def publish_lead(self) -> _duration_pb2.Duration:
         """How long a version is published before it signs. At least twice the served max-age."""
@@ -296,16 +298,28 @@ class LifecyclePolicy(_message.Message):
     def retention(self) -> _duration_pb2.Duration:
         """How long it stays published after that. Bounds the lifetime of what it signs."""
 
+    @_builtins.property
+    def rotation_period(self) -> _duration_pb2.Duration:
+        """For how long a version is active before keyd replaces it by itself; a little less, so that keys do not rotate all at once.
+        Zero: only when an operator says so. In a key that is returned, unset instead of zero.
+        """
+
+    @_builtins.property
+    def destroy_after(self) -> _duration_pb2.Duration:
+        """How long after it left the JWK Set keyd destroys its private key by itself. Zero, or unset in a key that is returned: never."""
+
     def __init__(
         self,
         *,
         publish_lead: _duration_pb2.Duration | None = ...,
         sign_grace: _duration_pb2.Duration | None = ...,
         retention: _duration_pb2.Duration | None = ...,
+        rotation_period: _duration_pb2.Duration | None = ...,
+        destroy_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["publish_lead", b"publish_lead", "retention", b"retention", "sign_grace", b"sign_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy_after", b"destroy_after", "publish_lead", b"publish_lead", "retention", b"retention", "rotation_period", b"rotation_period", "sign_grace", b"sign_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["publish_lead", b"publish_lead", "retention", b"retention", "sign_grace", b"sign_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_after", b"destroy_after", "publish_lead", b"publish_lead", "retention", b"retention", "rotation_period", b"rotation_period", "sign_grace", b"sign_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,6 +343,7 @@ class Key(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DISABLE_TIME_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: a letter or digit, then up to 62 of letters, digits, "-", "_" and "."."""
     algorithm: Global___Algorithm.ValueType
@@ -365,6 +380,10 @@ class Key(_message.Message):
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyVersion]:
         """All versions, oldest first."""
 
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """Set while its rotation is paused: no version becomes active by the clock, and keyd makes none by itself."""
+
     def __init__(
         self,
         *,
@@ -380,10 +399,11 @@ class Key(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         disable_time: _timestamp_pb2.Timestamp | None = ...,
         versions: _abc.Iterable[Global___KeyVersion] | None = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "lifecycle", b"lifecycle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "lifecycle", b"lifecycle", "pause_time", b"pause_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "disable_time", b"disable_time", "keyid_aliases", b"keyid_aliases", "kid_format", b"kid_format", "lifecycle", b"lifecycle", "name", b"name", "profile", b"profile", "publish", b"publish", "purposes", b"purposes", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "disable_time", b"disable_time", "keyid_aliases", b"keyid_aliases", "kid_format", b"kid_format", "lifecycle", b"lifecycle", "name", b"name", "pause_time", b"pause_time", "profile", b"profile", "publish", b"publish", "purposes", b"purposes", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,8 +19,8 @@ STEPS = {
     "create": ["backend.find", "begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
     "import": ["backend.find", "begin_version", "backend.import_key", "backend.public_key", "backend.sign", "finish_version"],
     "rotate": ["backend.find", "begin_version", "backend.create", "backend.public_key", "backend.sign", "finish_version"],
-    "compromise": ["update_versions", "begin_version", "backend.create", "finish_version"],
-    "destroy": ["update_versions", "backend.destroy", "forget_handle"],
+    "compromise": ["update", "begin_version", "backend.create", "finish_version"],
+    "destroy": ["update", "backend.destroy", "forget_handle"],
 }
 ACTS: dict[str, Callable[[AdminClient], object]] = {
     "create": lambda admin: admin.create_key(name="new"),

@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+from google.protobuf.duration_pb2 import Duration
 from hostile import tokens
 from hostile.draft import ISSUER, STYLES, Target, agent_token, jkt_token
 
@@ -95,6 +96,14 @@ def calls() -> list[bytes]:
     made += [
         ("AdoptKey", key_service_pb2.AdoptKeyRequest(spec=spec, handle="h", kid="k")),
         ("DisableKey", key_service_pb2.DisableKeyRequest(name="d")),
+    ]
+    periods = types_pb2.LifecyclePolicy(rotation_period=Duration(seconds=864000), destroy_after=Duration(seconds=1))
+    made += [
+        ("UpdateKey", key_service_pb2.UpdateKeyRequest(name="a", lifecycle=periods)),
+        ("RollbackKey", key_service_pb2.RollbackKeyRequest(name="a")),
+        ("PauseKey", key_service_pb2.PauseKeyRequest(name="a")),
+        ("ResumeKey", key_service_pb2.ResumeKeyRequest(name="a")),
+        ("PlanRotations", key_service_pb2.PlanRotationsRequest(name="a", horizon=Duration(seconds=1), limit=2)),
     ]
     made += [("ListStoredKeys", backend_service_pb2.ListStoredKeysRequest(backend="memory"))]
     return [handlers.encode(method, request) for method, request in made]

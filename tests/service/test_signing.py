@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 
@@ -16,6 +17,7 @@ from support import START, signature_base
 from backends.api import Algorithm
 from backends.encoding import verify_raw
 from keyd.core.jwk import to_public_key
+from keyd.core.profile import BUILT_IN
 from keyd.v1 import key_service_pb2 as keys_pb
 from keyd.v1 import signing_service_pb2 as pb
 from keyd.v1 import types_pb2
@@ -181,9 +183,12 @@ async def test_jwts_that_are_refused(running: Running, typ: str, claims: str, li
 
 async def test_no_jwt_outlives_the_publication_of_its_key(running: Running) -> None:
     spec = keys_pb.KeySpec(name="agent", purposes=[JWT])
-    spec.lifecycle.retention.FromSeconds(300)
+    spec.lifecycle.retention.FromSeconds(86400)
     await running.keys.CreateKey(keys_pb.CreateKeyRequest(spec=spec))
-    for lifetime, allowed in ((300, True), (301, False)):
+    # A profile that was made laxer after the key was.
+    lax = dataclasses.replace(BUILT_IN["rfc9421"], max_jwt_lifetime=1e6)
+    running.daemon.signer.profiles = {**running.daemon.signer.profiles, "rfc9421": lax}
+    for lifetime, allowed in ((86400, True), (86401, False)):
         request = pb.SignJWTRequest(key="agent", typ="JWT", claims="{}")
         request.lifetime.FromSeconds(lifetime)
         if allowed:
@@ -223,7 +228,7 @@ async def test_signing_never_waits_for_the_database(running: Running, monkeypatc
     def broken(*_: object, **__: object) -> None:
         raise AssertionError("the signing path touched the store")
 
-    for method in ("load", "begin_version", "finish_version", "update_versions", "update_key", "_transaction"):
+    for method in ("load", "begin_version", "finish_version", "update", "_transaction"):
         monkeypatch.setattr(running.daemon.keyring._store, method, broken)
     assert (await running.signing.Sign(pb.SignRequest(key="agent", signature_base=signature_base(START)))).signature
     assert (await running.signing.GetJWKS(pb.GetJWKSRequest())).document

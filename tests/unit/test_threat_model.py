@@ -61,6 +61,7 @@ PUBLIC = {
     *(
         "backend",
         "compromise_reason",
+        "delay",
         "digest",
         "directory",
         "document",

@@ -18,6 +18,8 @@ class Intent:
     version: int
     #: Empty when the version is there already, to be adopted.
     backend: str
+    #: The id of the process that makes it; see :attr:`SqlStore.replica`.
+    owner: str = ""
 
 
 #: How many checkpoints of the audit trail are kept.
@@ -36,8 +38,16 @@ class CheckpointRow:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Everything that is stored."""
+    """What is stored: everything, or what changed since.
+
+    Attributes:
+        keys: those that changed, or one of whose versions did.
+        versions: all of those keys.
+        intents: all of them, in any case.
+        change: number of the newest change.
+    """
 
     keys: tuple[Key, ...]
     versions: tuple[KeyVersion, ...]
     intents: tuple[Intent, ...]
+    change: int = 0

@@ -35,9 +35,33 @@ keys = Table(
     Column("retention", Float, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("disabled_at", Float),
+    Column("rotation_period", Float),
+    Column("destroy_after", Float),
+    Column("paused_at", Float),
+    Column("promised_until", Float, nullable=False, server_default="0"),
+    Column("change", BigInteger, nullable=False, server_default="0"),
 )
 
-# Rows are never deleted: this is also the archive of every public key that was ever published.
+# One row: the number of the newest change of any key. Whoever writes takes the next one first, so that changes of all replicas
+# come one after another, and become visible in the order of their numbers.
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+)
+
+# Every public key that a kid ever named. Rows are added, never changed or removed; triggers see to it.
+archive = Table(
+    "archive",
+    metadata,
+    Column("kid", String(255), primary_key=True),
+    Column("key", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("public_jwk", Text, nullable=False),
+    Column("recorded_at", Float, nullable=False),
+)
+
 versions = Table(
     "versions",
     metadata,
@@ -49,7 +73,7 @@ versions = Table(
     Column("handle", Text),
     Column("created_at", Float, nullable=False),
     Column("publish_at", Float, nullable=False),
-    Column("activate_at", Float, nullable=False),
+    Column("activate_at", Float),
     Column("deactivate_at", Float),
     Column("sign_until", Float),
     Column("unpublish_at", Float),
@@ -77,6 +101,26 @@ audit_checkpoints = Table(
     Column("head", String(64), nullable=False),
     Column("file", Text, nullable=False),
     Column("at", Float, nullable=False),
+    Column("replica", String(64), nullable=False, server_default=""),
+)
+
+# The processes that use this database, by an id that each draws at its start. Who was not seen for long is dead.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+# One row: the oldest revision whose code can use the database as it is now. A replica of that revision goes on while others are
+# upgraded, and one that is older is refused.
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("oldest", String(32), nullable=False),
 )
 
 intents = Table(
@@ -85,4 +129,5 @@ intents = Table(
     Column("key", String(63), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("backend", String(64), nullable=False),
+    Column("owner", String(64), nullable=False, server_default=""),
 )
