@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile fuzz bench-stores bench-cost bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile fuzz lifecycle bench-stores bench-cost bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -32,6 +32,9 @@ hostile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## send a daemon valid inputs bro
 
 fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thought of; MINUTES= is for how long
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),10) $(ARGS)
+
+lifecycle: $(VENV)/test.stamp $(VENV)/keyd.stamp ## the invariants of the lifecycle over random histories of two replicas; STEPS= is how many
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m lifecycle --steps $(or $(STEPS),20000) $(ARGS)
 
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/stores.py --seconds 1.2 --rounds 5 $(ARGS)

@@ -181,9 +181,10 @@ class Keyring:
         earlier = moves.activated if at_once else partial(moves.brought_forward, lead=self._lead(name))
         moved = await self._move(name, earlier)
         if moved.changed:
-            return Change(self.snapshot.get(name), moved.changed[0], (warning,) if at_once else ())
-        record = await self._next(name, moves.at_once if at_once else partial(moves.planned, lead=self._lead(name)))
-        unannounced = record.timeline.activate_at <= record.timeline.created_at
+            record = moved.changed[0]
+        else:
+            record = await self._next(name, moves.at_once if at_once else partial(moves.planned, lead=self._lead(name)))
+        unannounced = record.timeline.activate_at - record.timeline.publish_at < self._lead(name)
         return Change(self.snapshot.get(name), record, (warning,) if unannounced else ())
 
     async def prepare(self, name: str, activate_at: float) -> Change:
