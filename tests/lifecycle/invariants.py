@@ -60,7 +60,7 @@ class History:
         for version in view.versions:
             record, line = version.record, version.record.timeline
             if record.version > 1 and record.kid not in self.announced and line.state(now) is not KeyState.COMPROMISED:
-                assert line.activate_at - line.publish_at >= LEAD, "signs before verifiers know it"
+                assert line.activate_at - max(line.publish_at, line.created_at) >= LEAD, "signs before verifiers know it"
             if view.key.paused_at is not None:
                 assert line.state(now) is not KeyState.PRE_ACTIVATION or line.activate_at == float("inf"), "held, and yet planned"
 

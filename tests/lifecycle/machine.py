@@ -163,6 +163,13 @@ class Lifecycle(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.roll_back(1 - side, name)
 
+    @rule(side=SIDES, name=NAMES, seconds=st.sampled_from([1, 601]))
+    def a_rotation_is_held_for_a_while(self, side: int, name: str, seconds: float) -> None:
+        self.rotate(side, name, False)
+        self.set_paused(side, name, True)
+        self.clock.advance(seconds)
+        self.set_paused(1 - side, name, False)
+
     @rule(side=SIDES, name=NAMES, at_once=st.booleans())
     def the_retention_is_cut_after_something_was_signed(self, side: int, name: str, at_once: bool) -> None:
         self.sign_for_as_long_as_allowed(side, name, None)
