@@ -1,15 +1,56 @@
-"""Brings a database to the newest schema, whichever released schema it has."""
+"""Brings a database to the newest schema, whichever released schema it has. One that a newer keyd upgraded stays as it is."""
 
 from __future__ import annotations
 
+from functools import cache
+
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, select
+
+from keyd.core.errors import StoreUnavailableError
+from keyd.core.store import tables
 
 
 def upgrade(connection: Connection) -> None:
-    """Run every migration that the database has not seen, in the transaction of ``connection``."""
-    config = Config()
-    config.set_main_option("script_location", "keyd.core.store:migrations")
+    """Run every migration that the database has not seen, in the transaction of ``connection``.
+
+    Raises:
+        StoreUnavailableError: a newer keyd upgraded it, so that this one cannot use it.
+    """
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in _known():
+        check(connection)
+        return
+    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def check(connection: Connection) -> None:
+    """See whether this keyd can use the database as it is now. Raises StoreUnavailableError."""
+    table = tables.compatibility
+    oldest = connection.execute(select(table.c.oldest).where(table.c.id == 1)).scalar_one_or_none()
+    if oldest is None or oldest > newest():
+        raise StoreUnavailableError(
+            f"the metadata database was upgraded by a newer keyd; it needs one that knows schema {oldest}, and this one "
+            f"knows those up to {newest()}; upgrade keyd"
+        )
+
+
+def newest() -> str:
+    """Return the newest schema that this keyd knows. Revisions are numbers of four digits, so that they compare as text."""
+    return max(_known())
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "keyd.core.store:migrations")
+    return config

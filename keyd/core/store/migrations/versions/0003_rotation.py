@@ -1,4 +1,4 @@
-"""Rotation by itself, several replicas, and an archive of public keys.
+"""Rotation by itself, several replicas, and an archive of public keys. The first schema that PostgreSQL has, too.
 
 Keys that are on record keep what they had: nobody asked for them to rotate or to be destroyed by themselves.
 """
@@ -41,6 +41,7 @@ def upgrade() -> None:
         "INSERT INTO archive (kid, key, version, public_jwk, recorded_at) "
         "SELECT kid, key, version, public_jwk, created_at FROM versions"
     )
+    _keep_archive()
     op.create_table(
         "replicas",
         sa.Column("id", sa.String(64), primary_key=True),
@@ -54,3 +55,28 @@ def upgrade() -> None:
         sa.Column("oldest", sa.String(32), nullable=False),
     )
     op.execute("INSERT INTO compatibility (id, oldest) VALUES (1, '0003')")
+
+
+def _keep_archive() -> None:
+    """Have the database itself refuse to change or remove what is in the archive."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "CREATE FUNCTION keyd_archive_is_kept() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'the archive of public keys is only added to'; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER archive_is_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON archive "
+            "FOR EACH STATEMENT EXECUTE FUNCTION keyd_archive_is_kept()"
+        )
+        return
+    for act in ("UPDATE", "DELETE"):
+        op.execute(
+            f"CREATE TRIGGER archive_refuses_{act.lower()} BEFORE {act} ON archive "
+            "BEGIN SELECT RAISE(ABORT, 'the archive of public keys is only added to'); END"
+        )
+    # INSERT OR REPLACE removes a row without a DELETE that a trigger sees.
+    op.execute(
+        "CREATE TRIGGER archive_refuses_replace BEFORE INSERT ON archive "
+        "WHEN EXISTS (SELECT 1 FROM archive WHERE kid = NEW.kid) "
+        "BEGIN SELECT RAISE(ABORT, 'the archive of public keys is only added to'); END"
+    )
