@@ -139,8 +139,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         if not str(path).startswith("@"):
             stack.enter_context(listener.reserved(path))
     runners = _open_backends(config, stack)
-    store = SqlStore(server.state_dir / "keyd.db")
-    stack.callback(store.close)
+    store = await _open_store(config, runners, stack)
     keyring = Keyring(store, runners, clock, served_max_age=config.jwks.max_age)
     await keyring.start()
     kept = await audit.start(config, keyring, store, clock, stack)
@@ -217,6 +216,29 @@ def _open_backends(config: Config, stack: AsyncExitStack) -> dict[str, BackendRu
         stack.callback(runner.close)
         runners[name] = runner
     return runners
+
+
+async def _open_store(config: Config, runners: Mapping[str, BackendRunner], stack: AsyncExitStack) -> SqlStore:
+    section = config.store
+    if section.url is None:
+        store = SqlStore(config.server.state_dir / "keyd.db")
+        stack.callback(store.close)
+        return store
+    store = await asyncio.to_thread(SqlStore.on_postgres, section.conninfo(), replica_name=section.replica)
+    stack.callback(store.close)
+    await asyncio.to_thread(store.register, section.replica)
+    stack.push_async_callback(_leave, store)
+    for name, runner in runners.items():
+        if runner.backend.capabilities.in_process:
+            _log.warning("other replicas cannot sign with the keys of this backend, which are on this machine", backend=name)
+    return store
+
+
+async def _leave(store: SqlStore) -> None:
+    try:
+        await asyncio.to_thread(store.leave)
+    except KeydError as exc:
+        _log.warning("the other replicas were not told that this one stops; they see it soon", error=str(exc))
 
 
 def _defaults(config: Config) -> Defaults:

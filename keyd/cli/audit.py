@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from keyd.config import Config
     from keyd.core.audit.record import Record
     from keyd.core.audit.verify import Expected, Keys, Report
+    from keyd.core.store.offline import AuditFacts
 
 _BIG = 32 * 1024 * 1024
 _DIGEST = re.compile(r"\s*([0-9a-fA-F]{64})(?:\s.*)?", re.DOTALL)
@@ -87,9 +89,11 @@ def verify(
         config = _config(config_path)
         paths = (_directory(config),)
         if database is None and not live:
-            known.read(config.server.state_dir / "keyd.db", needed=key_file is None)
+            known.read(partial(_configured_facts, config), needed=key_file is None)
     if database is not None:
-        known.read(database, needed=True)
+        from keyd.core.store.offline import audit_facts
+
+        known.read(partial(audit_facts, database), needed=True)
     begins = begins or (1 if any(path.is_dir() for path in paths) else None)
     report = _verified(paths, known, begins, progress=not as_json)
     if as_json:
@@ -196,14 +200,13 @@ class _Known:
         self.expected += [Expected(row.seq, row.digest, "the database") for row in head.checkpoints]
         self.expected.append(Expected(head.seq, head.digest, "the running daemon"))
 
-    def read(self, database: Path, *, needed: bool) -> None:
-        """``needed``: nothing else can check signatures, or the caller named it; without it nothing would be proved."""
+    def read(self, facts_of: Callable[[], AuditFacts], *, needed: bool) -> None:
+        """Ask a database. ``needed``: nothing else can check signatures, or the caller named it; nothing would be proved."""
         from keyd.core.audit.verify import Expected
         from keyd.core.errors import StoreUnavailableError
-        from keyd.core.store.offline import audit_facts
 
         try:
-            facts = audit_facts(database)
+            facts = facts_of()
         except StoreUnavailableError as exc:
             if needed:
                 raise click.ClickException(printable(f"{exc}; --key FILE checks the trail without it")) from None
@@ -289,6 +292,19 @@ def _config(path: Path | None) -> Config:
     from keyd.config import find, load
 
     return load(find(path))
+
+
+def _configured_facts(config: Config) -> AuditFacts:
+    """Ask the database of the configuration. Raises StoreUnavailableError."""
+    from backends.errors import BackendConfigError
+    from keyd.core.store.offline import audit_facts, shared_audit_facts
+
+    if config.store.url is None:
+        return audit_facts(config.server.state_dir / "keyd.db")
+    try:
+        return shared_audit_facts(config.store.conninfo(), config.store.replica)
+    except BackendConfigError as exc:
+        raise click.ClickException(printable(str(exc))) from None
 
 
 def _directory(config: Config) -> Path:

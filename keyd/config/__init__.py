@@ -9,11 +9,13 @@ from keyd.config.policy import policy
 from keyd.config.problems import ConfigError, Problem
 from keyd.config.reload import reload_conflicts
 from keyd.config.render import render
+from keyd.config.store import Store
 from keyd.config.tcp import Tcp
 
 __all__ = [
     "Config",
     "Server",
+    "Store",
     "Connections",
     "OwnSocket",
     "Http",

@@ -34,6 +34,7 @@ from keyd.config.model import (
 )
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
 from keyd.config.section import Section
+from keyd.config.store import Store
 from keyd.config.tcp import Tcp
 from keyd.core.profile import BUILT_IN, Profile
 
@@ -44,6 +45,7 @@ _TOO_DEEP = "arrays or tables are nested too deep"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 _SECTIONS: Mapping[str, type[Section]] = {
     "server": Server,
+    "store": Store,
     "connections": Connections,
     "http": Http,
     "metrics": Metrics,

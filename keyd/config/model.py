@@ -19,6 +19,7 @@ from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.grants import GrantConfig, Limits, PolicySection
 from keyd.config.listeners import Account, Connections, Mode, OwnSocket, SocketPath
 from keyd.config.section import Section
+from keyd.config.store import Store
 from keyd.config.tcp import Tcp
 from keyd.core import runner
 from keyd.core.jwks import AlgStyle
@@ -185,6 +186,7 @@ class Config:
     """
 
     server: Server
+    store: Store
     connections: Connections
     sockets: Mapping[str, OwnSocket]
     tcp: Mapping[str, Tcp]

@@ -15,7 +15,7 @@ _AUDIT_FIXED = {"enabled", "path", "to", "key", "syslog_socket", "journald_socke
 def reload_conflicts(old: Config, new: Config) -> list[Problem]:
     """Return what differs and cannot change without a restart; with any, a reload must be refused as a whole."""
     problems = []
-    for name in ("server", "connections", "http", "metrics"):
+    for name in ("server", "store", "connections", "http", "metrics"):
         problems += _changes((name,), dict(getattr(old, name)), dict(getattr(new, name)))
     for name in sorted(old.sockets.keys() | new.sockets.keys()):
         problems += _named_changes(("sockets", name), old.sockets.get(name), new.sockets.get(name))

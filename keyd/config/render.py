@@ -22,6 +22,7 @@ def render(config: Config) -> str:
     tables = [
         _table((name,), getattr(config, name)) for name in ("server", "connections", "http", "metrics", "jwks", "log", "audit")
     ]
+    tables.insert(1, _table(("store",), config.store.model_dump(mode="json", exclude_none=True).items()))
     tables.append(_table(("defaults",), [(name, "none" if value is None else value) for name, value in config.defaults]))
     tables += [_table(("sockets", name), own) for name, own in sorted(config.sockets.items())]
     tables += [_table(("tcp", name), listener) for name, listener in sorted(config.tcp.items())]

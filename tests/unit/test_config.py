@@ -72,6 +72,8 @@ def test_every_field_arrives():
     loaded = config.load(CONFIGS / "good" / "everything.toml")
     assert loaded.server.max_concurrent_calls == 100
     assert (loaded.http.host, loaded.http.port) == ("0.0.0.0", 8470)
+    assert loaded.store.url is not None and loaded.store.url.startswith("postgresql://keyd@db.example:5433/keyd?")
+    assert (loaded.store.password, loaded.store.replica) == (SecretRef(credential="keyd-db"), "signer-1.example")
     assert loaded.metrics.address == ("127.0.0.1", 8480)
     fleet = loaded.tcp["fleet"]
     assert (fleet.host, fleet.port, fleet.certificate) == ("0.0.0.0", 8471, Path("/etc/keyd/tls.pem"))
@@ -360,6 +362,7 @@ def _models() -> list[type[BaseModel]]:
         config.Defaults,
         config.Log,
         config.Audit,
+        config.Store,
         config.ProfileSection,
         config.GrantSection,
         config.PrincipalSection,
