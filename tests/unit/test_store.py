@@ -54,7 +54,10 @@ def test_what_is_recorded_is_what_is_loaded(stores: Stores) -> None:
         paused_at=START + 1 / 3,
         promised_until=START + 2 / 3,
     )
-    recorded = [add(store, plain), add(store, full, 7, timeline=ALL_TIMES_SET, handle=None, compromise_reason="gestohlen \N{KEY}'\"")]
+    recorded = [
+        add(store, plain),
+        add(store, full, 7, timeline=ALL_TIMES_SET, handle=None, compromise_reason="gestohlen \N{KEY}'\""),
+    ]
     expected = [version(), version("Full.1", 7, timeline=ALL_TIMES_SET, handle=None, compromise_reason="gestohlen \N{KEY}'\"")]
     for reader in (store, stores.open("another")):
         records = reader.load()

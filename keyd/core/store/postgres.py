@@ -34,7 +34,7 @@ CHANNEL = "keyd_changes"
 #: Key of the advisory lock of those who migrate. "keyd" in ASCII, and one.
 MIGRATION_LOCK = 0x6B657964_00000001
 
-_PATIENCE = 20.0  # seconds without an answer after which a connection is given up; the server's own timeouts come first
+_PATIENCE = 15.0  # seconds without an answer after which a connection is given up; the server's own timeouts come first
 _MIGRATION = 600.0  # seconds that a migration, or waiting for another replica's, may take
 #: What a connection is made with, unless the configured string says otherwise.
 _CONNECTION: Mapping[str, Any] = {
@@ -43,13 +43,13 @@ _CONNECTION: Mapping[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
+    "tcp_user_timeout": 15_000,
     "target_session_attrs": "read-write",
 }
 # Who has taken the number of the next change holds up every other replica. One that is stopped there is thrown out before the
 # others lose patience.
 _SETTINGS: Mapping[str, str] = {
-    "statement_timeout": "15s",
+    "statement_timeout": "12s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "5s",
     "tcp_keepalives_idle": "10",
