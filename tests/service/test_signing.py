@@ -228,7 +228,10 @@ async def test_signing_never_waits_for_the_database(running: Running, monkeypatc
     def broken(*_: object, **__: object) -> None:
         raise AssertionError("the signing path touched the store")
 
-    for method in ("load", "begin_version", "finish_version", "update", "_transaction"):
-        monkeypatch.setattr(running.daemon.keyring._store, method, broken)
+    store = running.daemon.keyring._store
+    for method in ("load", "begin_version", "finish_version", "update"):
+        monkeypatch.setattr(store, method, broken)
+    for transaction in ("reading", "writing"):
+        monkeypatch.setattr(store._database, transaction, broken)
     assert (await running.signing.Sign(pb.SignRequest(key="agent", signature_base=signature_base(START)))).signature
     assert (await running.signing.GetJWKS(pb.GetJWKSRequest())).document
