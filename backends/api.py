@@ -11,7 +11,7 @@ Third parties register a class in the entry-point group ``keyd.backends`` and su
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -175,6 +175,39 @@ class Importer(Protocol):
 
     def import_key(self, name: str, version: int, algorithm: Algorithm, key: PrivateKey) -> str:
         """Store this private key for this version and return its handle. Raises as :meth:`Backend.create`."""
+        ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A backend whose key pairs can be put into a backup as its store has them: encrypted, under a key that does not go with them.
+
+    Both methods work on the store without opening it, so that neither needs the key under which it is encrypted.
+    """
+
+    @classmethod
+    def backup(cls, config: Any, context: BackendContext, handles: Collection[str]) -> Mapping[str, bytes]:
+        """Return the encrypted key pairs under these handles, by handle, and what else is needed to read them, by other names.
+
+        Names are at most 99 ASCII letters, digits, dots, underlines and hyphens, and begin with a letter or digit. What the
+        store does not hold is left out.
+
+        Raises:
+            BackendIntegrityError: the store is damaged or too open.
+            BackendAccessError: the store refuses the daemon.
+        """
+        ...
+
+    @classmethod
+    def restore(cls, config: Any, context: BackendContext, files: Mapping[str, bytes], *, dry_run: bool = False) -> None:
+        """Put back what :meth:`backup` returned, durably. What is there already stays; nothing is replaced.
+
+        With ``dry_run`` it only looks whether that can be done. The files come from outside: nothing is believed.
+
+        Raises:
+            BackendIntegrityError: a file is none that :meth:`backup` returns, or the store is too open.
+            KeyExistsError: the store holds something else in the place of one.
+        """
         ...
 
 

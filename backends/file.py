@@ -6,11 +6,12 @@ other field is bound to the ciphertext, so that a file which was changed, rename
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -31,8 +32,15 @@ from backends._files import (
 )
 from backends.api import Algorithm, BackendContext, Capabilities, PrivateKey, PublicKey, StoredKey
 from backends.encoding import algorithm_fits, checked_for_import, generate_private_key, sign_with
-from backends.errors import BackendConfigError, BackendError, BackendIntegrityError, KeyNotFoundError, UnsupportedAlgorithmError
-from backends.kek import Kek, decode, encode, load_kek
+from backends.errors import (
+    BackendConfigError,
+    BackendError,
+    BackendIntegrityError,
+    KeyExistsError,
+    KeyNotFoundError,
+    UnsupportedAlgorithmError,
+)
+from backends.kek import KDF_FILE, Kek, check_kdf, decode, encode, load_kek
 from backends.secrets import SecretRef
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -128,16 +136,48 @@ class FileBackend:
             BackendIntegrityError: the directory is too open, or none of its files can be trusted.
             BackendAccessError: the operating system refuses access.
         """
-        directory = config.directory or context.state_dir / "keys"
-        if config.directory is None:
-            ensure_private_directory(context.state_dir)
-        ensure_private_directory(directory)
+        directory = _ensure_directory(config, context)
         sweep(directory)
         has_keys = any(True for _ in _handles(directory))
         kek = load_kek(config.kek, config.passphrase, directory, has_keys, context)
         backend = cls(directory, kek, config.rsa_bits)
         backend._check_kek()
         return backend
+
+    @classmethod
+    def backup(cls, config: FileConfig, context: BackendContext, handles: Collection[str]) -> Mapping[str, bytes]:
+        """Return the key files under these names, and the salt of the passphrase. Raises as :meth:`backends.api.Exportable.backup`."""
+        directory = _directory(config, context)
+        files = {}
+        for handle in sorted(handles):
+            if _HANDLE.fullmatch(handle) is None:
+                continue
+            with contextlib.suppress(KeyNotFoundError):
+                files[handle] = _read_envelope(directory / handle).to_bytes()
+        kdf = _content(directory / KDF_FILE)
+        return files if kdf is None else files | {KDF_FILE: kdf}
+
+    @classmethod
+    def restore(cls, config: FileConfig, context: BackendContext, files: Mapping[str, bytes], *, dry_run: bool = False) -> None:
+        """Write the files that are not there yet. Raises as :meth:`backends.api.Exportable.restore`."""
+        directory = _directory(config, context)
+        missing = {}
+        for name, content in files.items():
+            if name == KDF_FILE:
+                check_kdf(directory / name, content)
+            elif _HANDLE.fullmatch(name) is None or len(content) > _MAX_FILE_SIZE:
+                raise BackendIntegrityError(f"{name!r} is not a key file")
+            else:
+                _parse_envelope(directory / name, content)
+            there = _content(directory / name)
+            if there is None:
+                missing[name] = content
+            elif there != content:
+                raise KeyExistsError(f"{directory / name} exists already and is another; move {directory} away")
+        if not dry_run:
+            _ensure_directory(config, context)
+            for name, content in missing.items():
+                write_new(directory / name, content)
 
     def create(self, name: str, version: int, algorithm: Algorithm) -> str:
         """Make a key pair and write its file; the handle is the file's name. Raises as :meth:`backends.api.Backend.create`."""
@@ -268,6 +308,30 @@ class _OtherKekError(BackendIntegrityError):
     """A sound-looking file under another key-encryption key: as a rule the configuration is wrong, and not the file."""
 
 
+def _directory(config: FileConfig, context: BackendContext) -> Path:
+    return config.directory or context.state_dir / "keys"
+
+
+def _ensure_directory(config: FileConfig, context: BackendContext) -> Path:
+    directory = _directory(config, context)
+    if config.directory is None:
+        ensure_private_directory(context.state_dir)
+    ensure_private_directory(directory)
+    return directory
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a file holds; None where there is none."""
+    try:
+        return read_private(path, max_size=_MAX_FILE_SIZE)
+    except FileNotFoundError:
+        return None
+    except UnsafeFileError as error:
+        raise BackendIntegrityError(str(error)) from error
+    except OSError as error:
+        raise translate(error, f"cannot read {path}") from error
+
+
 def _handle(name: str, version: int) -> str:
     handle = f"{name}.{version}.key"
     if _HANDLE.fullmatch(handle) is None:
@@ -286,14 +350,15 @@ def _handles(directory: Path) -> Iterable[tuple[str, str, int]]:
 
 
 def _read_envelope(path: Path) -> _Envelope:
+    content = _content(path)
+    if content is None:
+        raise KeyNotFoundError(f"there is no {path}")
+    return _parse_envelope(path, content)
+
+
+def _parse_envelope(path: Path, content: bytes) -> _Envelope:
     try:
-        envelope = _Envelope.from_bytes(read_private(path, max_size=_MAX_FILE_SIZE))
-    except FileNotFoundError as error:
-        raise KeyNotFoundError(f"there is no {path}") from error
-    except UnsafeFileError as error:
-        raise BackendIntegrityError(str(error)) from error
-    except OSError as error:
-        raise translate(error, f"cannot read {path}") from error
+        envelope = _Envelope.from_bytes(content)
     except ValueError as error:
         raise _damaged(path) from error
     if envelope.format != 1:

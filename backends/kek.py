@@ -105,6 +105,14 @@ def load_kek(
     return Kek(_parse(ref.read(), str(ref)))
 
 
+def check_kdf(path: Path, content: bytes) -> None:
+    """Look whether this is the content of a ``kdf.json``. Raises BackendIntegrityError."""
+    try:
+        _KdfFile.model_validate_json(content)
+    except ValidationError as error:
+        raise BackendIntegrityError(f"{path} would not be what keyd writes there") from error
+
+
 def encode(value: bytes) -> str:
     """Return base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()

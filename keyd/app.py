@@ -16,7 +16,6 @@ from pathlib import Path
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 
-from backends.api import BackendContext
 from backends.errors import BackendConfigError, BackendError
 from keyd import audit, log, plugins, process
 from keyd import config as configuration
@@ -209,9 +208,7 @@ def _services(
 def _open_backends(config: Config, stack: AsyncExitStack) -> dict[str, BackendRunner]:
     runners = {}
     for name, section in config.backends.items():
-        directory = config.server.state_dir / "backends" / name
-        context = BackendContext(name, directory, first_run=config.first_run_allowed)
-        backend = plugins.load(section.type).open(section.options, context)
+        backend = plugins.load(section.type).open(section.options, config.backend_context(name))
         runner = BackendRunner(name, backend, section.limits.to_limits())
         stack.callback(runner.close)
         runners[name] = runner

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from keyd import __version__
-from keyd.cli import audit, backend, completion, config, jwks, key, key_adopt, key_import, policy, request, serve, sign
+from keyd.cli import audit, backend, backup, completion, config, jwks, key, key_adopt, key_import, policy, request, serve, sign
 from keyd.cli.options import DURATION, Connection
 from keyd.cli.root import Root
 
@@ -56,6 +56,7 @@ key.key.add_command(key_adopt.adopt)
 cli.add_command(key.key)
 cli.add_command(backend.backend)
 cli.add_command(audit.audit)
+cli.add_command(backup.backup)
 cli.add_command(sign.sign)
 cli.add_command(sign.jwt)
 cli.add_command(jwks.jwks)

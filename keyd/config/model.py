@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from backends.api import Algorithm
+from backends.api import Algorithm, BackendContext
 from keyd.config.addresses import AbsolutePath, Listen, Listener, split_listen
 from keyd.config.audit import Audit
 from keyd.config.durations import Duration, OptionalDuration
@@ -202,3 +202,7 @@ class Config:
     profiles: Mapping[str, Profile]
     backends: Mapping[str, BackendConfig]
     first_run_allowed: bool
+
+    def backend_context(self, name: str) -> BackendContext:
+        """Return what a backend is told when it is opened."""
+        return BackendContext(name, self.server.state_dir / "backends" / name, first_run=self.first_run_allowed)

@@ -35,6 +35,7 @@ def test_the_commands_are_those_promised() -> None:
         *("key compromise", "key destroy", "key adopt", "backend", "backend list", "backend keys", "backend policy"),
         *("policy", "policy check", "policy explain"),
         *("audit", "audit verify", "audit tail", "audit grep"),
+        *("backup", "backup create", "backup verify", "backup restore"),
     }
 
 

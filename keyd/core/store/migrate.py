@@ -14,19 +14,24 @@ from keyd.core.errors import StoreUnavailableError
 from keyd.core.store import tables
 
 
-def upgrade(connection: Connection) -> None:
-    """Run every migration that the database has not seen, in the transaction of ``connection``.
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Run every migration up to ``revision`` that the database has not seen, in the transaction of ``connection``.
 
     Raises:
         StoreUnavailableError: a newer keyd upgraded it, so that this one cannot use it.
     """
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current is not None and current not in _known():
+    found = current(connection)
+    if found is not None and found not in known():
         check(connection)
         return
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
+
+
+def current(connection: Connection) -> str | None:
+    """Return the revision of the schema that a database has; None where it has none yet."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def check(connection: Connection) -> None:
@@ -42,11 +47,12 @@ def check(connection: Connection) -> None:
 
 def newest() -> str:
     """Return the newest schema that this keyd knows. Revisions are numbers of four digits, so that they compare as text."""
-    return max(_known())
+    return max(known())
 
 
 @cache
-def _known() -> frozenset[str]:
+def known() -> frozenset[str]:
+    """Return the revisions that this keyd can upgrade from."""
     return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 

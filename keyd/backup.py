@@ -1,0 +1,211 @@
+"""Makes backups of a daemon's state and restores them, from its configuration and without the daemon's help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from backends.api import Backend, Exportable
+from keyd import __version__, plugins, process
+from keyd.config import BackendConfig, Config
+from keyd.core import jwk
+from keyd.core.audit import files
+from keyd.core.audit.record import timestamp
+from keyd.core.backup import BackendPart, Backup, BackupError, Contents
+from keyd.core.backup.contents import needed, records_of, table_member, to_lines
+from keyd.core.backup.trail import Memory, remembered
+from keyd.core.store import Records
+from keyd.core.store import dump as dumps
+from keyd.core.store.dump import Since
+
+#: Version numbers of each key that a restore leaves out: they may have been used after the backup was made.
+SKIP = 1000
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    Attributes:
+        contents: what it put back.
+        memory: what the audit trail knows of the time since the backup was made; None when there is no trail to ask.
+        proved: how many private keys were compared with their public keys.
+        unproved: backends that were not asked, because their private keys are in no backup.
+    """
+
+    contents: Contents
+    memory: Memory | None
+    proved: int
+    unproved: tuple[str, ...]
+
+
+def create(config: Config, now: float) -> Backup:
+    """Return a backup of everything that keyd has on record, and of the private keys that are in encrypted files. The daemon may run.
+
+    Args:
+        config: the daemon's.
+        now: in seconds since the epoch.
+
+    Raises:
+        BackupError: a private key that is needed is not there, or this is not the daemon's user.
+        BackendError: a store is damaged or too open.
+        DumpError: the database is empty, or of a newer keyd.
+        StoreUnavailableError: the database cannot be read.
+        PluginError: a backend type is not installed.
+    """
+    _need_owner(config.server.state_dir)
+    missing = ""
+    for _ in range(
+        _ATTEMPTS
+    ):  # what was made or destroyed between the look at the database and that at a store is seen by another
+        with _database(config, must_exist=True) as engine:
+            dump = dumps.dump(engine)
+        records = records_of(dump)
+        members = {table_member(name): to_lines(rows) for name, rows in dump.tables.items()}
+        parts: dict[str, BackendPart] = {}
+        missing = ""
+        for name in sorted({key.backend for key in records.keys}):
+            parts[name], found = _backed_up(config, name, records)
+            members |= {f"backends/{name}/{file}": content for file, content in found.items()}
+            if parts[name].private_keys:
+                missing = missing or min(set(needed(records, name)) - set(found), default="")
+        if not missing:
+            return Backup(__version__, dump.schema, timestamp(now), parts, members)
+    raise BackupError(
+        f"the private key {missing} is on record and not in its store; restore it, or mark its version compromised and destroy it"
+    )
+
+
+def _backed_up(config: Config, name: str, records: Records) -> tuple[BackendPart, Mapping[str, bytes]]:
+    section = config.backends.get(name)
+    if section is None:
+        return BackendPart(type="", private_keys=False), {}
+    exportable = _exportable(section)
+    if exportable is None:
+        return BackendPart(type=section.type, private_keys=False), {}
+    found = exportable.backup(section.options, config.backend_context(name), needed(records, name).keys())
+    return BackendPart(type=section.type, private_keys=True), found
+
+
+def restore(config: Config, contents: Contents, *, skip: int = SKIP, disabled_at: float | None = None) -> Restored:
+    """Put a backup back into an empty database and into the stores of private keys. The daemon must not run.
+
+    Everything is looked at before anything is written. Then come the private keys, each of which is compared with the record, and
+    the database last and as a whole: where something fails on the way, nothing signs, and it can be done again.
+
+    Args:
+        config: the daemon's.
+        contents: the backup.
+        skip: how many version numbers of each key to leave out. 0 only where nothing was made since the backup.
+        disabled_at: when given, every key is disabled as of this time, in seconds since the epoch.
+
+    Raises:
+        AlreadyRunningError: the daemon runs.
+        BackupError: the configuration does not have the backends, or a private key is another than the one on record.
+        BackendError: a store does not take the keys, or does not open.
+        DumpError: the database is not empty.
+        StoreUnavailableError: the database does not take the rows.
+        PluginError: a backend type is not installed.
+    """
+    state_dir = config.server.state_dir
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _need_owner(state_dir)
+    with process.lock_file(state_dir / "lock"), _database(config, must_exist=False) as engine:
+        dumps.need_empty(engine)
+        exportable = _stores(config, contents)
+        memory = _memory(config, contents.backup.time)
+        for dry_run in (True, False):
+            for name, store in exportable.items():
+                options = config.backends[name].options
+                store.restore(options, config.backend_context(name), contents.files(name), dry_run=dry_run)
+        proved = sum(_prove(config, name, contents.records) for name in exportable)
+        dumps.restore(engine, contents.dump, _since(config, contents, memory, skip, disabled_at))
+    return Restored(contents, memory, proved, tuple(sorted(set(contents.backup.backends) - set(exportable))))
+
+
+def _stores(config: Config, contents: Contents) -> dict[str, type[Exportable]]:
+    """Return the backends that take private keys from the backup. Raises BackupError where the configuration has others."""
+    found = {}
+    for name, part in contents.backup.backends.items():
+        section = config.backends.get(name)
+        if section is None and not part.type:
+            continue  # was not configured either when the backup was made
+        if section is None or section.type != part.type:
+            there = "none" if section is None else f"one of type {section.type!r}"
+            raise BackupError(f"the backup has keys of backend {name!r}, of type {part.type!r}; the configuration has {there}")
+        if part.private_keys:
+            exportable = _exportable(section)
+            if exportable is None:
+                raise BackupError(f"backend {name!r} of type {part.type!r} does not take private keys from a backup any more")
+            found[name] = exportable
+    return found
+
+
+def _prove(config: Config, name: str, records: Records) -> int:
+    """Compare the private keys of a backend with those on record, and return how many there are."""
+    section = config.backends[name]
+    versions = needed(records, name)
+    with closing(plugins.load(section.type).open(section.options, config.backend_context(name))) as backend:
+        for handle, version in versions.items():
+            if jwk.from_public_key(backend.public_key(handle))[1] != version.thumbprint:
+                raise BackupError(
+                    f"the private key {handle} of backend {name!r} is not that of kid {version.kid!r}; the backup was altered"
+                )
+    return len(versions)
+
+
+def _memory(config: Config, since: str) -> Memory | None:
+    path = config.audit.path
+    if path is None or not path.is_dir():
+        return None
+    found = files.in_directory(path)
+    return remembered(found, since) if found else None
+
+
+def _since(config: Config, contents: Contents, memory: Memory | None, skip: int, disabled_at: float | None) -> Since:
+    counted = {key.name for key in contents.records.keys if _counts(config.backends.get(key.backend))}
+    disabled: dict[str, float | None] = dict(memory.disabled) if memory is not None else {}
+    if disabled_at is not None:
+        disabled |= {key.name: disabled_at for key in contents.records.keys}
+    if memory is None:
+        return Since(skip=skip, counted=counted, disabled=disabled)
+    return Since(memory.numbers, skip, counted, memory.compromised, memory.destroyed, disabled)
+
+
+def _counts(section: BackendConfig | None) -> bool:
+    """Say whether a backend has a store that counts versions itself, and so gives none out twice. To it, gaps are expensive."""
+    capabilities = getattr(plugins.load(section.type), "capabilities", None) if section is not None else None
+    return capabilities is not None and bool(capabilities.ordered_destruction)
+
+
+def _exportable(section: BackendConfig) -> type[Exportable] | None:
+    backend: type[Backend] = plugins.load(section.type)
+    return backend if issubclass(backend, Exportable) else None
+
+
+@contextmanager
+def _database(config: Config, *, must_exist: bool) -> Iterator[Engine]:
+    path = config.server.state_dir / "keyd.db"
+    if must_exist and not path.exists():
+        raise BackupError(f"there is no database {path}; name the daemon's configuration with --config")
+    engine = dumps.sqlite(path)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _need_owner(state_dir: Path) -> None:
+    """What others than the daemon's user make in its directory could keep the daemon from its own files."""
+    try:
+        owner = state_dir.stat().st_uid
+    except OSError as exc:
+        raise BackupError(f"cannot look at {state_dir}: {os.strerror(exc.errno or 0)}; run this as the daemon's user") from exc
+    if owner != os.geteuid():
+        raise BackupError(f"{state_dir} belongs to uid {owner}; run this as that user")
