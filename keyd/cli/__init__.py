@@ -7,7 +7,22 @@ from typing import Any
 import click
 
 from keyd import __version__
-from keyd.cli import audit, backend, backup, completion, config, jwks, key, key_adopt, key_import, policy, request, serve, sign
+from keyd.cli import (
+    audit,
+    backend,
+    backup,
+    completion,
+    config,
+    jwks,
+    key,
+    key_adopt,
+    key_archive,
+    key_import,
+    policy,
+    request,
+    serve,
+    sign,
+)
 from keyd.cli.options import DURATION, Connection
 from keyd.cli.root import Root
 
@@ -53,6 +68,7 @@ cli.add_command(serve.serve)
 cli.add_command(serve.demo)
 key.key.add_command(key_import.import_)
 key.key.add_command(key_adopt.adopt)
+key.key.add_command(key_archive.archive)
 cli.add_command(key.key)
 cli.add_command(backend.backend)
 cli.add_command(audit.audit)

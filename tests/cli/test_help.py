@@ -32,7 +32,16 @@ def test_the_commands_are_those_promised() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         *("", "serve", "demo", "sign", "jwt", "jwks", "request", "completion", "config", "config check", "config show"),
         *("key", "key create", "key list", "key show", "key rotate", "key import", "key disable", "key enable"),
-        *("key compromise", "key destroy", "key adopt", "backend", "backend list", "backend keys", "backend policy"),
+        *(
+            "key compromise",
+            "key destroy",
+            "key adopt",
+            "key archive",
+            "backend",
+            "backend list",
+            "backend keys",
+            "backend policy",
+        ),
         *("policy", "policy check", "policy explain"),
         *("audit", "audit verify", "audit tail", "audit grep"),
         *("backup", "backup create", "backup verify", "backup restore"),
