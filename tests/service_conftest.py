@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,14 +63,11 @@ class Running:
         return f"http://127.0.0.1:{self.daemon.http_port}"
 
 
-@pytest.fixture
-async def running() -> AsyncIterator[Running]:
-    directory = Path(tempfile.mkdtemp(prefix="keyd-t-"))  # short: a socket path has at most 107 bytes
-    (directory / "kek").write_bytes(os.urandom(32))
-    (directory / "kek").chmod(0o400)
+@asynccontextmanager
+async def running_in(directory: Path, clock: FakeClock, sections: str = "") -> AsyncIterator[Running]:
+    """Run a daemon on what is in a directory, which must have a ``kek``. ``sections`` is more configuration."""
     path = directory / "keyd.toml"
-    path.write_text(CONFIG.format(directory=directory))
-    clock = FakeClock()
+    path.write_text(CONFIG.format(directory=directory) + sections)
     async with AsyncExitStack() as stack:
         daemon = await app.start(config.load(path), stack, clock)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{directory}/run/keyd.sock"))
@@ -83,6 +80,15 @@ async def running() -> AsyncIterator[Running]:
             backend_service_pb2_grpc.BackendServiceStub(channel),  # type: ignore[arg-type]
         )
     await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    directory = Path(tempfile.mkdtemp(prefix="keyd-t-"))  # short: a socket path has at most 107 bytes
+    (directory / "kek").write_bytes(os.urandom(32))
+    (directory / "kek").chmod(0o400)
+    async with running_in(directory, FakeClock()) as daemon:
+        yield daemon
     shutil.rmtree(directory)
 
 

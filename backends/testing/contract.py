@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends import errors
-from backends.api import Algorithm, Backend, Importer, PublicKey
+from backends.api import Algorithm, Backend, Exportable, Importer, PublicKey
 from backends.testing.checks import (
     ALGORITHMS,
     MESSAGE,
@@ -338,3 +338,45 @@ class BackendContract(FaultContract):
             if self.persistent:
                 opened.append(self.reopen(opened.pop()))
                 check(key.public_key(), algorithm, opened[-1].sign(handle, algorithm, MESSAGE), MESSAGE)
+
+    def test_backup(self, tmp_path: Path) -> None:
+        """What is backed up signs in an empty store as it did; nothing there is replaced, and nothing foreign gets in."""
+        with closing(self.make_backend(tmp_path)) as opened:
+            backend = opened[-1]
+            if not isinstance(backend, Exportable):
+                assert not hasattr(backend, "backup")
+                self.record("outcome", "none")
+                return
+            algorithms = declared(backend)
+            handles = {backend.create(f"k{number}", 1, algorithm): algorithm for number, algorithm in enumerate(algorithms)}
+            left_out = backend.create("k0", 2, algorithms[0])
+            before = {handle: spki(backend, handle) for handle in handles}
+            where = self.exported_from(backend)
+            files = dict(backend.backup(*where, {*handles, "not.1.there"}))
+            assert set(handles) <= set(files)
+            assert left_out not in files
+            backend.restore(*where, files)  # all of it is there, and stays
+            handle, other = next(iter(handles)), list(handles)[-1]
+            foreign = [
+                {**files, handle: files[other]},
+                {**files, handle: files[handle][:-2]},
+                {**files, handle: b""},
+                {**files, f"../{handle}": files[handle]},
+                {**files, "/etc/passwd": files[handle]},
+                {**files, "": files[handle]},
+            ]
+            for wrong in foreign:
+                with pytest.raises((errors.BackendIntegrityError, errors.KeyExistsError)):
+                    backend.restore(*where, wrong, dry_run=True)
+            for each in handles:
+                backend.destroy(each)
+            for wrong in foreign:  # nothing of the sound ones either
+                with pytest.raises(errors.BackendIntegrityError):
+                    backend.restore(*where, wrong)
+            backend.restore(*where, files, dry_run=True)
+            assert listed(backend) == {left_out: ("k0", 2)}
+            backend.restore(*where, files)
+            opened.append(self.reopen(opened.pop()))
+            for each, algorithm in handles.items():
+                assert spki(opened[-1], each) == before[each]
+                check(opened[-1].public_key(each), algorithm, opened[-1].sign(each, algorithm, MESSAGE), MESSAGE)

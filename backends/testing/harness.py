@@ -6,12 +6,12 @@ import enum
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from backends import errors
-from backends.api import Algorithm, Backend
+from backends.api import Algorithm, Backend, BackendContext
 from backends.testing.checks import MESSAGE, listed
 
 
@@ -56,6 +56,10 @@ class Harness:
     def make_foreign_key(self, backend: Backend, algorithm: Algorithm) -> str | None:
         """Make a key in the store as somebody else would, without the backend, and return its handle; None: nobody else can."""
         return None
+
+    def exported_from(self, backend: Backend) -> tuple[Any, BackendContext]:
+        """Return the configuration and the context that this backend was opened with. Only for an :class:`backends.api.Exportable`."""
+        raise NotImplementedError
 
     @pytest.fixture(autouse=True)
     def _record(self, record_property: Callable[[str, object], None]) -> None:

@@ -21,3 +21,6 @@ class TestFileBackend(BackendContract):
     def reopen(self, backend: FileBackend) -> FileBackend:
         backend.close()
         return FileBackend.open(self.config, self.context)
+
+    def exported_from(self, backend: FileBackend) -> tuple[FileConfig, BackendContext]:
+        return self.config, self.context
