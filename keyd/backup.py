@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-from sqlalchemy import Engine
 
 from backends.api import Backend, Exportable
 from keyd import __version__, plugins, process
@@ -21,6 +19,7 @@ from keyd.core.backup.contents import needed, records_of, table_member, to_lines
 from keyd.core.backup.trail import Memory, remembered
 from keyd.core.store import Records
 from keyd.core.store import dump as dumps
+from keyd.core.store.database import Database, Sqlite
 from keyd.core.store.dump import Since
 
 #: Version numbers of each key that a restore leaves out: they may have been used after the backup was made.
@@ -64,8 +63,8 @@ def create(config: Config, now: float) -> Backup:
     for _ in range(
         _ATTEMPTS
     ):  # what was made or destroyed between the look at the database and that at a store is seen by another
-        with _database(config, must_exist=True) as engine:
-            dump = dumps.dump(engine)
+        with closing(_database(config)) as database:
+            dump = dumps.dump(database)
         records = records_of(dump)
         members = {table_member(name): to_lines(rows) for name, rows in dump.tables.items()}
         parts: dict[str, BackendPart] = {}
@@ -94,7 +93,7 @@ def _backed_up(config: Config, name: str, records: Records) -> tuple[BackendPart
 
 
 def restore(config: Config, contents: Contents, *, skip: int = SKIP, disabled_at: float | None = None) -> Restored:
-    """Put a backup back into an empty database and into the stores of private keys. The daemon must not run.
+    """Put a backup back into an empty database and into the stores of private keys. No daemon may run on it.
 
     Everything is looked at before anything is written. Then come the private keys, each of which is compared with the record, and
     the database last and as a whole: where something fails on the way, nothing signs, and it can be done again.
@@ -116,8 +115,8 @@ def restore(config: Config, contents: Contents, *, skip: int = SKIP, disabled_at
     state_dir = config.server.state_dir
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _need_owner(state_dir)
-    with process.lock_file(state_dir / "lock"), _database(config, must_exist=False) as engine:
-        dumps.need_empty(engine)
+    with process.lock_file(state_dir / "lock"), closing(_database(config, new=True)) as database:
+        dumps.need_empty(database)
         exportable = _stores(config, contents)
         memory = _memory(config, contents.backup.time)
         for dry_run in (True, False):
@@ -125,7 +124,7 @@ def restore(config: Config, contents: Contents, *, skip: int = SKIP, disabled_at
                 options = config.backends[name].options
                 store.restore(options, config.backend_context(name), contents.files(name), dry_run=dry_run)
         proved = sum(_prove(config, name, contents.records) for name in exportable)
-        dumps.restore(engine, contents.dump, _since(config, contents, memory, skip, disabled_at))
+        dumps.restore(database, contents.dump, _since(config, contents, memory, skip, disabled_at))
     return Restored(contents, memory, proved, tuple(sorted(set(contents.backup.backends) - set(exportable))))
 
 
@@ -189,16 +188,15 @@ def _exportable(section: BackendConfig) -> type[Exportable] | None:
     return backend if issubclass(backend, Exportable) else None
 
 
-@contextmanager
-def _database(config: Config, *, must_exist: bool) -> Iterator[Engine]:
+def _database(config: Config, *, new: bool = False) -> Database:
+    if config.store.url is not None:
+        from keyd.core.store.postgres import Postgres
+
+        return Postgres(config.store.conninfo())
     path = config.server.state_dir / "keyd.db"
-    if must_exist and not path.exists():
+    if not new and not path.exists():
         raise BackupError(f"there is no database {path}; name the daemon's configuration with --config")
-    engine = dumps.sqlite(path)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
+    return Sqlite(path)
 
 
 def _need_owner(state_dir: Path) -> None:

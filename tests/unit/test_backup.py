@@ -7,14 +7,16 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sqlite3
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from components.postgres import Database, fresh_database
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from older_databases import IN_GRACE, KEK, LEFT_OVER, SCHEMAS, STATES, lay_out
@@ -30,8 +32,10 @@ from keyd import config, process
 from keyd.config import Config
 from keyd.core.backup import Backup, BackupError, Contents, container, place
 from keyd.core.backup.contents import needed
+from keyd.core.errors import StoreUnavailableError
 from keyd.core.model import KeyVersion
-from keyd.core.store import SqlStore, dump, migrate, tables
+from keyd.core.store import CheckpointRow, Intent, SqlStore, dump, migrate, tables
+from keyd.core.store.database import Sqlite
 from keyd.core.store.dump import DumpError
 from keyd.core.timeline import KeyState
 
@@ -51,14 +55,19 @@ def configured(directory: Path, text: str = CONFIG) -> Config:
     return config.load(path)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Config:
-    """A daemon's directory with keys in every state, of the schema of today."""
-    directory = tmp_path / "source"
-    directory.mkdir()
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("template")
     lay_out("0002", directory)
     SqlStore(directory / "state/keyd.db").close()
-    return configured(directory)
+    return directory
+
+
+@pytest.fixture
+def source(tmp_path: Path, template: Path) -> Config:
+    """A daemon's directory with keys in every state, of the schema of today."""
+    shutil.copytree(template, tmp_path / "source")
+    return configured(tmp_path / "source")
 
 
 @pytest.fixture
@@ -666,3 +675,88 @@ def test_numbers_that_the_trail_knows_are_never_used_again(source: Config, empty
 
 def test_without_a_trail_that_is_said(source: Config, empty: Config) -> None:
     assert backups.restore(empty, passed_on(made(source))).memory is None
+
+
+# ---- between the two kinds of databases
+
+
+@pytest.fixture
+def shared(empty: Config) -> Iterator[tuple[Config, Database]]:
+    """Another machine, whose metadata is in PostgreSQL."""
+    with fresh_database() as made:
+        text = CONFIG + f'[store]\nurl = "{made.url}"\nreplica = "one"\n'
+        yield configured(empty.server.state_dir.parent, text), made
+
+
+def in_postgres(database: Database) -> dict[tuple[str, int], KeyVersion]:
+    with closing(SqlStore.on_postgres(database.conninfo, replica_name="one")) as store:
+        return {(version.key, version.version): version for version in store.load().versions}
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS, "newest"])
+def test_from_sqlite_into_postgresql_and_back(
+    schema: str, source: Config, shared: tuple[Config, Database], tmp_path: Path
+) -> None:
+    there, database = shared
+    if schema != "newest":
+        old = tmp_path / "old"
+        old.mkdir()
+        lay_out(schema, old)
+        source = configured(old)
+    first = passed_on(made(source))
+    backups.restore(there, first, skip=0)
+    second = passed_on(made(there))
+    assert second.backup.schema == max(migrate.known())
+    assert second.records.versions and set(second.records.versions) == set(first.records.versions)
+    assert {replace(key, change=0) for key in second.records.keys} == {replace(key, change=0) for key in first.records.keys}
+    assert second.files("file") == first.files("file")
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "kek").write_bytes(KEK)
+    (back / "kek").chmod(0o400)
+    backups.restore(configured(back), second, skip=0)
+    assert on_record(configured(back)) == in_postgres(database)
+    third = passed_on(made(configured(back)))
+    assert third.backup.members == second.backup.members
+
+
+def test_a_restored_postgresql_counts_on(source: Config, shared: tuple[Config, Database]) -> None:
+    there, database = shared
+    backups.restore(there, passed_on(made(source)))
+    with closing(SqlStore.on_postgres(database.conninfo, replica_name="one")) as store:
+        store.add_checkpoint(CheckpointRow(30, "3" * 64, "/audit", START))
+    assert [row[0] for row in database.execute("SELECT id FROM audit_checkpoints ORDER BY id")] == [1, 2, 3]
+
+
+def test_postgresql_must_be_empty_and_unused(source: Config, shared: tuple[Config, Database]) -> None:
+    there, database = shared
+    contents = passed_on(made(source))
+    with closing(SqlStore.on_postgres(database.conninfo, replica_name="two")) as store:
+        store.register("two")
+        with pytest.raises(DumpError, match="a daemon uses the database"):
+            backups.restore(there, contents)
+        store.leave()
+    backups.restore(there, contents)
+    with pytest.raises(DumpError, match="is not empty"):
+        backups.restore(there, contents)
+
+
+def test_postgresql_that_is_away_is_said(source: Config, shared: tuple[Config, Database]) -> None:
+    there, database = shared
+    contents = passed_on(made(source))
+    database.drop()
+    with pytest.raises(StoreUnavailableError) as caught:
+        backups.restore(there, contents)
+    assert "postgresql://" not in str(caught.value)
+    assert not keys_of(there).exists()
+
+
+def test_a_writer_does_not_change_what_is_read(source: Config) -> None:
+    """The rows are those of one moment, and a daemon that writes meanwhile waits for nobody."""
+    path = source.server.state_dir / "keyd.db"
+    with closing(Sqlite(path)) as reader, reader.reading() as connection:
+        before = connection.exec_driver_sql("SELECT count(*) FROM version_numbers").scalar_one()
+        with closing(SqlStore(path)) as writer:
+            writer.begin_version(Intent("born-now", 1, ""))
+        assert connection.exec_driver_sql("SELECT count(*) FROM version_numbers").scalar_one() == before
+    assert b"born-now" in made(source).members["tables/version_numbers.jsonl"]

@@ -19,6 +19,7 @@ from keyd.core.errors import StoreUnavailableError
 from keyd.core.model import KeyVersion
 from keyd.core.store import Records, SqlStore
 from keyd.core.store import dump as dumps
+from keyd.core.store.database import Sqlite
 from keyd.core.store.dump import Dump, DumpError, Row
 
 
@@ -41,11 +42,8 @@ def records_of(dump: Dump) -> Records:
     """
     with tempfile.TemporaryDirectory(prefix="keyd-") as directory:  # of metadata only, and closed to others
         path = Path(directory) / "keyd.db"
-        engine = dumps.sqlite(path)
-        try:
-            dumps.restore(engine, dump)
-        finally:
-            engine.dispose()
+        with closing(Sqlite(path)) as database:
+            dumps.restore(database, dump)
         with closing(SqlStore(path)) as store:
             try:
                 return store.load()

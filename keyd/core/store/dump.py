@@ -6,17 +6,15 @@ an older schema go through the same migrations as a database that was there all 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, Table, create_engine, event, func, insert, inspect, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, select, text, update
+from sqlalchemy.exc import IntegrityError
 
-from keyd.core.errors import StoreUnavailableError
-from keyd.core.store import migrate, tables
+from keyd.core.store import migrate, registry, tables
+from keyd.core.store.database import Database
 
 #: What is true of the processes that use a database, or of its schema, and not of the keys.
 _PASSING = frozenset({"alembic_version", "replicas", "compatibility"})
@@ -67,29 +65,14 @@ class Since:
 NOTHING = Since()
 
 
-def sqlite(path: Path) -> Engine:
-    """Return the way to the SQLite database at ``path``, as it is: nothing is migrated. The first transaction makes the file."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
-
-    def configure(connection: Any, record: object) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN leaves schema changes outside of the transaction
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    event.listen(engine, "connect", configure)
-    # Not IMMEDIATE: whoever only reads sees one moment all the same, and keeps no daemon from writing.
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    return engine
-
-
-def dump(engine: Engine) -> Dump:
+def dump(database: Database) -> Dump:
     """Return all rows at one moment, whoever writes meanwhile.
 
     Raises:
         StoreUnavailableError: the database cannot be read.
         DumpError: it has no schema, or one that this keyd does not know.
     """
-    with _transaction(engine, isolation="REPEATABLE READ") as connection:
+    with database.reading() as connection:
         schema = migrate.current(connection)
         if schema is None:
             raise DumpError("the database is empty: no daemon has used it yet")
@@ -104,18 +87,18 @@ def dump(engine: Engine) -> Dump:
         )
 
 
-def need_empty(engine: Engine) -> None:
+def need_empty(database: Database) -> None:
     """Look whether a database can take rows.
 
     Raises:
         StoreUnavailableError: it does not answer.
         DumpError: it has keys, or had some.
     """
-    with _transaction(engine) as connection:
-        _need_empty(connection)
+    with database.reading() as connection:
+        _need_empty(connection, database)
 
 
-def restore(engine: Engine, dump: Dump, since: Since = NOTHING) -> None:
+def restore(database: Database, dump: Dump, since: Since = NOTHING) -> None:
     """Put rows into an empty database and bring it to the newest schema, all or nothing.
 
     What was being made when the dump was made is not noted any more: the store may hold it, and it may have been used since.
@@ -126,21 +109,19 @@ def restore(engine: Engine, dump: Dump, since: Since = NOTHING) -> None:
     """
     if dump.schema not in migrate.known():
         raise DumpError(f"the rows are of schema {dump.schema!r}, which this keyd does not know; restore them with a newer keyd")
-    with _transaction(engine) as connection:
-        _need_empty(connection, dump.schema)
-        migrate.upgrade(connection, dump.schema)
-        found = _tables(connection)
-        unknown = sorted(set(dump.tables) - {table.name for table in found})
-        if unknown:
-            raise DumpError(f"schema {dump.schema} has no table {unknown[0]!r}")
-        for table in found:
-            _fill(connection, table, dump.tables.get(table.name, ()))
-        migrate.upgrade(connection)
-        connection.execute(tables.intents.delete())
-        _catch_up(connection, since)
+    try:
+        with database.migrating() as connection:
+            _need_empty(connection, database, dump.schema)
+            migrate.upgrade(connection, dump.schema)
+            _fill_all(connection, dump)
+            migrate.upgrade(connection)
+            connection.execute(tables.intents.delete())
+            _catch_up(connection, since)
+    except IntegrityError as exc:
+        raise DumpError("the rows contradict one another") from exc
 
 
-def _need_empty(connection: Connection, schema: str | None = None) -> None:
+def _need_empty(connection: Connection, database: Database, schema: str | None = None) -> None:
     names = set(inspect(connection).get_table_names())
     there = migrate.current(connection)
     if there is None and names:
@@ -149,6 +130,8 @@ def _need_empty(connection: Connection, schema: str | None = None) -> None:
         raise DumpError(
             f"the database has schema {there} already, and the rows are of schema {schema}; give it an empty database"
         )
+    if "replicas" in names and registry.alive(connection, database.now, registry.ALIVE_FOR):
+        raise DumpError("a daemon uses the database; stop every replica first")
     for name in ("keys", "versions", "archive", "version_numbers", "audit_checkpoints"):
         if name in names and (count := connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()):  # noqa: S608
             raise DumpError(
@@ -161,6 +144,15 @@ def _tables(connection: Connection) -> list[Table]:
     metadata = MetaData()
     metadata.reflect(connection)
     return [table for table in metadata.sorted_tables if table.name not in _PASSING]
+
+
+def _fill_all(connection: Connection, dump: Dump) -> None:
+    found = _tables(connection)
+    unknown = sorted(set(dump.tables) - {table.name for table in found})
+    if unknown:
+        raise DumpError(f"schema {dump.schema} has no table {unknown[0]!r}")
+    for table in found:
+        _fill(connection, table, dump.tables.get(table.name, ()))
 
 
 def _fill(connection: Connection, table: Table, rows: tuple[Row, ...]) -> None:
@@ -212,16 +204,3 @@ def _catch_up(connection: Connection, since: Since) -> None:
             connection.execute(update(versions).where(where).values(values))
     for key, disabled_at in since.disabled.items():
         connection.execute(update(keys).where(keys.c.name == key).values(disabled_at=disabled_at))
-
-
-@contextmanager
-def _transaction(engine: Engine, isolation: str | None = None) -> Iterator[Connection]:
-    if isolation is not None and engine.dialect.name == "postgresql":
-        engine = engine.execution_options(isolation_level=isolation)
-    try:
-        with engine.begin() as connection:
-            yield connection
-    except SQLAlchemyError as exc:
-        # `orig` is the driver's message; str(exc) would add the statement and its values.
-        cause = getattr(exc, "orig", None) or type(exc).__name__
-        raise StoreUnavailableError(f"the metadata database does not do what it is asked ({cause}); nothing was changed") from exc
