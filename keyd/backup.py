@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from backends.api import Backend, Exportable
@@ -15,7 +17,7 @@ from keyd.core import jwk
 from keyd.core.audit import files
 from keyd.core.audit.record import timestamp
 from keyd.core.backup import BackendPart, Backup, BackupError, Contents
-from keyd.core.backup.contents import needed, records_of, table_member, to_lines
+from keyd.core.backup.contents import handles, needed, table_member, to_lines
 from keyd.core.backup.trail import Memory, remembered
 from keyd.core.store import Records
 from keyd.core.store import dump as dumps
@@ -24,7 +26,8 @@ from keyd.core.store.dump import Since
 
 #: Version numbers of each key that a restore leaves out: they may have been used after the backup was made.
 SKIP = 1000
-_ATTEMPTS = 5
+_ATTEMPTS = 20
+_LONGEST_CALL = 600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,12 @@ class Restored:
     unproved: tuple[str, ...]
 
 
-def create(config: Config, now: float) -> Backup:
+def create(config: Config, clock: Callable[[], float] = time.time) -> Backup:
     """Return a backup of everything that keyd has on record, and of the private keys that are in encrypted files. The daemon may run.
 
     Args:
         config: the daemon's.
-        now: in seconds since the epoch.
+        clock: returns the time in seconds since the epoch.
 
     Raises:
         BackupError: a private key that is needed is not there, or this is not the daemon's user.
@@ -59,36 +62,38 @@ def create(config: Config, now: float) -> Backup:
         PluginError: a backend type is not installed.
     """
     _need_owner(config.server.state_dir)
-    missing = ""
-    for _ in range(
-        _ATTEMPTS
-    ):  # what was made or destroyed between the look at the database and that at a store is seen by another
-        with closing(_database(config)) as database:
+    with closing(_database(config)) as database:
+        # What is destroyed between the look at the database and that at a store is missing there, and seen by the next look.
+        for _ in range(_ATTEMPTS):
+            at = timestamp(clock())
             dump = dumps.dump(database)
-        records = records_of(dump)
-        members = {table_member(name): to_lines(rows) for name, rows in dump.tables.items()}
-        parts: dict[str, BackendPart] = {}
-        missing = ""
-        for name in sorted({key.backend for key in records.keys}):
-            parts[name], found = _backed_up(config, name, records)
-            members |= {f"backends/{name}/{file}": content for file, content in found.items()}
-            if parts[name].private_keys:
-                missing = missing or min(set(needed(records, name)) - set(found), default="")
-        if not missing:
-            return Backup(__version__, dump.schema, timestamp(now), parts, members)
-    raise BackupError(
-        f"the private key {missing} is on record and not in its store; restore it, or mark its version compromised and destroy it"
-    )
+            wanted = handles(dump)
+            parts, found = {}, {}
+            for name in wanted:
+                parts[name], found[name] = _backed_up(config, name, wanted[name])
+            missing = sorted(h for name in wanted if parts[name].private_keys for h in wanted[name] - set(found[name]))
+            if not missing:
+                break
+        else:
+            raise BackupError(
+                f"the private key {missing[0]} is on record and not in its store; restore it, or mark its version compromised and "
+                "destroy it"
+            )
+    members = {table_member(name): to_lines(rows) for name, rows in dump.tables.items()}
+    members |= {f"backends/{name}/{file}": content for name, files in found.items() for file, content in files.items()}
+    backup = Backup(__version__, dump.schema, at, parts, members)
+    Contents.of(backup)  # what cannot be restored is no backup
+    return backup
 
 
-def _backed_up(config: Config, name: str, records: Records) -> tuple[BackendPart, Mapping[str, bytes]]:
+def _backed_up(config: Config, name: str, wanted: Collection[str]) -> tuple[BackendPart, Mapping[str, bytes]]:
     section = config.backends.get(name)
     if section is None:
         return BackendPart(type="", private_keys=False), {}
     exportable = _exportable(section)
     if exportable is None:
         return BackendPart(type=section.type, private_keys=False), {}
-    found = exportable.backup(section.options, config.backend_context(name), needed(records, name).keys())
+    found = exportable.backup(section.options, config.backend_context(name), wanted)
     return BackendPart(type=section.type, private_keys=True), found
 
 
@@ -164,7 +169,9 @@ def _memory(config: Config, since: str) -> Memory | None:
     if path is None or not path.is_dir():
         return None
     found = files.in_directory(path)
-    return remembered(found, since) if found else None
+    # The record of a call has the time at which it began. One that went on while the backup was made is not in it.
+    begin = timestamp(datetime.fromisoformat(since).timestamp() - _LONGEST_CALL)
+    return remembered(found, begin) if found else None
 
 
 def _since(config: Config, contents: Contents, memory: Memory | None, skip: int, disabled_at: float | None) -> Since:

@@ -57,7 +57,7 @@ def create(file: Path, config_path: Path | None, force: bool) -> None:
         raise click.UsageError("a backup is no text; name a FILE, or send stdout somewhere else")
     with _told():
         _harden()
-        made = backups.create(_config(config_path), time.time())
+        made = backups.create(_config(config_path))
         if str(file) == "-":
             made.write(sys.stdout.buffer)
             sys.stdout.buffer.flush()

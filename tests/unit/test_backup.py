@@ -89,7 +89,7 @@ def database(at: Config) -> sqlite3.Connection:
 
 
 def made(at: Config) -> Backup:
-    return backups.create(at, START)
+    return backups.create(at, lambda: START)
 
 
 def passed_on(backup: Backup) -> Contents:
@@ -633,9 +633,9 @@ def with_trail(at: Config, *records: dict[str, object]) -> None:
 def test_what_was_stopped_since_stays_stopped(source: Config, empty: Config) -> None:
     with_trail(
         empty,
-        record("compromise_version", "active", 1, at="2027-01-15T07:59:59.000000Z"),  # before the backup, which has it right
+        record("compromise_version", "active", 1, at="2027-01-15T07:49:59.000000Z"),  # long before the backup, which has it right
         record("compromise_version", "grace", 1, detail="asked for"),  # and not done
-        record("compromise_version", "grace", 2),
+        record("compromise_version", "grace", 2, at="2027-01-15T07:59:59.000000Z"),  # begun before the backup, and done after
         record("destroy_version", "unpublished", 1),
         record("disable_key", "waiting"),
         record("disable_key", "unlisted"),

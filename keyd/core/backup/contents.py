@@ -61,6 +61,16 @@ def needed(records: Records, backend: str) -> dict[str, KeyVersion]:
     }
 
 
+def handles(dump: Dump) -> dict[str, set[str]]:
+    """Return the same as :func:`needed`, of every backend that keys are in, as fast as can be: stores change meanwhile."""
+    backends = {row["name"]: row["backend"] for row in dump.tables["keys"]}
+    found: dict[str, set[str]] = {backend: set() for backend in sorted(backends.values())}
+    for row in dump.tables["versions"]:
+        if row["handle"] is not None and row["destroyed_at"] is None:
+            found[backends[row["key"]]].add(row["handle"])
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """A backup that was found to be whole."""
