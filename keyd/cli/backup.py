@@ -53,7 +53,7 @@ def create(file: Path, config_path: Path | None, force: bool) -> None:
     from keyd import backup as backups
     from keyd.core.backup.place import save
 
-    if str(file) == "-" and sys.stdout.isatty():
+    if str(file) == "-" and output.on_terminal():
         raise click.UsageError("a backup is no text; name a FILE, or send stdout somewhere else")
     with _told():
         _harden()

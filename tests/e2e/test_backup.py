@@ -88,7 +88,7 @@ class Load:
         self.kids: set[str] = set()
         self.failures: list[BaseException] = []
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._do, args=(work,)) for work in (self._sign, self._sign, self._rotate)]
+        self._threads = [threading.Thread(target=self._do, args=(work,)) for work in (self._sign, self._rotate)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -106,6 +106,7 @@ class Load:
             with self.daemon.client() as client, self.daemon.admin() as admin:
                 while not self._stop.is_set():
                     work(client, admin)  # type: ignore[operator]
+                    self._stop.wait(0.01)
         except BaseException as exc:
             self.failures.append(exc)
 

@@ -407,6 +407,7 @@ def test_a_name_that_no_reader_takes_is_not_written(name: str) -> None:
         ("versions", lambda rows: rows[0].update(public_jwk="{}"), "is not the one of its thumbprint"),
         ("versions", lambda rows: rows[0].update(public_jwk='{"kty":"OKP"}'), "is not the one of its thumbprint"),
         ("versions", lambda rows: rows[0].update(handle="other.1.key"), r"other\.1\.key of backend 'file' is missing"),
+        ("versions", lambda rows: rows[0].update(handle=None), "has no private key, and was not destroyed"),
         ("no_such_table", lambda rows: rows.append({}), "has no table 'no_such_table'"),
     ],
 )

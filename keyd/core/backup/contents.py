@@ -113,6 +113,8 @@ class Contents:
     def _check(self) -> None:
         for version in self.records.versions:
             _check_public_key(version)
+            if version.handle is None and isinf(version.timeline.destroyed_at):
+                raise BackupError(f"version {version.version} of key {version.key!r} has no private key, and was not destroyed")
         for key in self.records.keys:
             if key.backend not in self.backup.backends:
                 raise BackupError(f"the manifest does not name backend {key.backend!r} of key {key.name!r}")
