@@ -30,7 +30,7 @@ from backends.secrets import Secret
 from keyd import backup as backups
 from keyd import config, process
 from keyd.config import Config
-from keyd.core.backup import Backup, BackupError, Contents, container, place
+from keyd.core.backup import BackendPart, Backup, BackupError, Contents, container, place
 from keyd.core.backup.contents import needed
 from keyd.core.errors import StoreUnavailableError
 from keyd.core.model import KeyVersion
@@ -528,6 +528,36 @@ def test_nothing_that_is_there_is_replaced(source: Config, empty: Config) -> Non
     path.chmod(0o400)
     backups.restore(empty, contents)
     assert on_record(empty) == before[0]
+
+
+def test_a_database_that_is_not_empty_keeps_the_private_keys_out_too(source: Config, empty: Config) -> None:
+    contents = passed_on(made(source))
+    empty.server.state_dir.mkdir(mode=0o700)
+    with closing(SqlStore(empty.server.state_dir / "keyd.db")) as store:
+        store.begin_version(Intent("another", 1, ""))
+    with pytest.raises(DumpError, match=r"table version_numbers has 1 rows"):
+        backups.restore(empty, contents)
+    assert not keys_of(empty).exists()
+    with closing(Sqlite(empty.server.state_dir / "keyd.db")) as there, pytest.raises(DumpError, match="is not empty"):
+        dump.restore(there, contents.dump)  # looked at again where nobody can come between
+
+
+def test_a_store_that_counts_and_is_in_no_backup(source: Config, empty: Config) -> None:
+    """Its keys stay where they are: nothing of them is restored, proved, or left out."""
+    backup = made(source)
+
+    def moved(rows: list[dict[str, object]]) -> None:
+        next(row for row in rows if row["name"] == "unlisted")["backend"] = "vault"
+
+    members = {name: content for name, content in backup.members.items() if not name.endswith("/unlisted.1.key")}
+    parts = {**backup.backends, "vault": BackendPart(type="vault", private_keys=False)}
+    contents = passed_on(with_rows(replace(backup, members=members, backends=parts), "keys", moved))
+    vault = '[backends.vault]\ntype = "vault"\naddress = "https://vault.example"\nauth = {{ token = {{ env = "T" }} }}\n'
+    done = backups.restore(configured(empty.server.state_dir.parent, CONFIG + vault), contents)
+    assert done.unproved == ("vault",)
+    with closing(database(empty)) as connection:
+        last = dict(connection.execute("SELECT key, last FROM version_numbers").fetchall())
+    assert (last["unlisted"], last["disabled"]) == (1, 1 + backups.SKIP)
 
 
 def test_the_daemon_must_not_run(source: Config, empty: Config) -> None:
