@@ -28,6 +28,7 @@ from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.policy import Policy
 from keyd.core.profile import BUILT_IN
+from keyd.core.rotator import Rotator
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
@@ -59,6 +60,7 @@ class Daemon:
     config: Config
     keyring: Keyring
     monitor: Monitor
+    rotator: Rotator
     guard: Guard
     signer: Signer
     publication: Publication
@@ -78,6 +80,7 @@ class Daemon:
         self.guard.policy = configuration.policy(config, owners={0, os.geteuid()})
         if self.audit is not None:
             self.audit.apply(config.audit.to_rules(), config.audit.checkpoint_interval, config.audit.checkpoint_records)
+        self.rotator.rules = config.rotation.to_rules()
         self.publication.max_age, self.publication.alg_style = config.jwks.max_age, config.jwks.alg
         new = _defaults(config)
         for name in Defaults.__slots__:
@@ -153,15 +156,17 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         await front.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
+    rotator = Rotator(keyring, config.rotation.to_rules())
     metrics.watch(keyring, monitor)
-    daemon = Daemon(config, keyring, monitor, guard, signer, publication, _defaults(config), kept)
+    metrics.watch_rotation(rotator)
+    daemon = Daemon(config, keyring, monitor, rotator, guard, signer, publication, _defaults(config), kept)
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
     services = _services(
         guard,
         agents={_SIGNING: SigningService(keyring, signer, publication, guard)},
         operators={
-            _KEYS: KeyService(keyring, daemon.defaults, guard),
+            _KEYS: KeyService(keyring, daemon.defaults, guard, rotator),
             _BACKENDS: BackendService(keyring, monitor, types),
             _AUDIT: AuditService(kept),
         },
@@ -184,6 +189,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         if runner.backend.capabilities.in_process:
             await monitor.look(name)
     await report()
+    rotation = asyncio.create_task(rotator.run())
+    stack.callback(rotation.cancel)
     watch = asyncio.create_task(monitor.run())
     stack.callback(watch.cancel)
     stack.push_async_callback(monitor.stop)

@@ -18,9 +18,11 @@ from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.model import Purpose
 from keyd.core.monitor import Monitor
+from keyd.core.planner import Rules
 from keyd.core.policy import Policy
 from keyd.core.principal import Principal
 from keyd.core.profile import BUILT_IN
+from keyd.core.rotator import Rotator
 from keyd.core.runner import BackendRunner, Limits
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
@@ -109,7 +111,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     defaults = Defaults("mem", new_key().algorithm, "rfc9421", new_key().kid_format, LifecyclePolicy())
     inner = {
         "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), Publication(300, "jose"), guard),
-        "keys": for_operators(SERVICES["keys"], KeyService(ring, defaults, guard), guard),
+        "keys": for_operators(SERVICES["keys"], KeyService(ring, defaults, guard, Rotator(ring, Rules())), guard),
         "backends": for_operators(
             SERVICES["backends"], BackendService(ring, Monitor(ring, lambda: asyncio.sleep(0)), {"mem": "memory"}), guard
         ),

@@ -33,6 +33,7 @@ from keyd.config.model import (
     Server,
 )
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
+from keyd.config.rotation import Rotation
 from keyd.config.section import Section
 from keyd.config.store import Store
 from keyd.config.tcp import Tcp
@@ -51,6 +52,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "metrics": Metrics,
     "jwks": Jwks,
     "defaults": Defaults,
+    "rotation": Rotation,
     "log": Log,
     "limits": Limits,
     "policy": PolicySection,

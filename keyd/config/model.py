@@ -18,6 +18,7 @@ from keyd.config.audit import Audit
 from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.grants import GrantConfig, Limits, PolicySection
 from keyd.config.listeners import Account, Connections, Mode, OwnSocket, SocketPath
+from keyd.config.rotation import Rotation
 from keyd.config.section import Section
 from keyd.config.store import Store
 from keyd.config.tcp import Tcp
@@ -194,6 +195,7 @@ class Config:
     metrics: Metrics
     jwks: Jwks
     defaults: Defaults
+    rotation: Rotation
     log: Log
     limits: Limits
     policy: PolicySection

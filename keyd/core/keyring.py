@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from backends.api import Importer, PrivateKey
-from keyd.core import jwk, moves, repair
+from keyd.core import jwk, moves, repair, verifiers
 from keyd.core.clock import Clock
 from keyd.core.errors import (
     AlreadyExistsError,
@@ -177,7 +177,6 @@ class Keyring:
         return await _to_the_end(self._rotate(name, at_once))
 
     async def _rotate(self, name: str, at_once: bool) -> Change:
-        warning = f"verifiers that cached the JWK Set may not know this version for up to {self.served_max_age:g} s, or their own cache time"
         earlier = moves.activated if at_once else partial(moves.brought_forward, lead=self._lead(name))
         moved = await self._move(name, earlier)
         if moved.changed:
@@ -185,17 +184,21 @@ class Keyring:
         else:
             record = await self._next(name, moves.at_once if at_once else partial(moves.planned, lead=self._lead(name)))
         unannounced = record.timeline.activate_at - record.timeline.publish_at < self._lead(name)
-        return Change(self.snapshot.get(name), record, (warning,) if unannounced else ())
+        return Change(self.snapshot.get(name), record, (self._unknown(record),) if unannounced else ())
 
-    async def prepare(self, name: str, activate_at: float) -> Change:
-        """Make the next version ahead of time. It is active ``activate_at``, or as soon as the publish lead allows.
+    def _unknown(self, version: KeyVersion) -> str:
+        line = version.timeline
+        return verifiers.not_yet_known(line.activate_at - line.publish_at, self.served_max_age)
+
+    async def prepare(self, name: str, activate_at: float, *, newest: int) -> Change:
+        """Make the version after ``newest`` ahead of time. It is active ``activate_at``, or as soon as the publish lead allows.
 
         Raises:
             NotFoundError: there is no such key.
-            KeyStateError: the key is disabled or its rotation held, or its next version is waiting already.
+            KeyStateError: the key is disabled or its rotation held, its next version is waiting, or one was made meanwhile.
             KeydError: the backend or the store failed; nothing is left of the attempt.
         """
-        addition = partial(moves.planned, lead=self._lead(name), activate_at=activate_at)
+        addition = partial(moves.planned, lead=self._lead(name), activate_at=activate_at, newest=newest)
         record = await _to_the_end(self._next(name, addition))
         return Change(self.snapshot.get(name), record)
 
@@ -260,9 +263,7 @@ class Keyring:
     async def _compromise(self, name: str, number: int, reason: str) -> Change:
         moved = await self._move(name, partial(moves.compromised, number=number, reason=reason))
         stopped = moved.changed[0]
-        warnings = [
-            f"verifiers trust kid {stopped.kid!r} until they fetch the JWK Set again: {self.served_max_age:g} s, or their own cache time"
-        ]
+        warnings = [verifiers.still_trusted(stopped.kid, self.served_max_age)]
         if self._lacks_active(name):
             try:
                 await self._ensure_active(self.snapshot.get(name).key)

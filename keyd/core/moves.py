@@ -56,13 +56,19 @@ def brought_forward(view: KeyView, now: float, lead: float) -> Moved:
     return Moved((waiting, *_replaced_at(view, now, now + lead)))
 
 
-def planned(view: KeyView, now: float, lead: float, activate_at: float | None = None) -> tuple[Timeline, tuple[KeyVersion, ...]]:
+def planned(
+    view: KeyView, now: float, lead: float, activate_at: float | None = None, newest: int | None = None
+) -> tuple[Timeline, tuple[KeyVersion, ...]]:
     """Return the timeline of a next version that nobody notices: published for ``lead`` before it is active.
 
     Without ``activate_at`` it is published now. With it, it is active then, or as soon as the lead allows, and published no
-    sooner than that takes. Where no version is active, it is active at once. Raises KeyStateError where it cannot be.
+    sooner than that takes. Where no version is active, it is active at once. With ``newest``, it follows that one or none.
+    Raises KeyStateError where it cannot be.
     """
     _need_next(view, now)
+    made = view.versions[-1].record.version
+    if newest is not None and made != newest:
+        raise KeyStateError(f"version {made} of key {view.key.name!r} was made meanwhile")
     if view.active(now) is None:
         return successor(now, view.key.lifecycle, at_once=True), ()
     _need_not_held(view)

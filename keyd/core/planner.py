@@ -82,6 +82,16 @@ def plan(view: KeyView, now: float, until: float, *, lead: float, rules: Rules) 
     return list(takewhile(lambda step: step.at <= until, walk(view, now, lead=lead, rules=rules)))
 
 
+def plan_all(views: Iterable[KeyView], now: float, until: float, *, served_max_age: float, rules: Rules) -> Iterator[Step]:
+    """Go through what keyd and the clock will do with several keys from ``now`` to ``until``, in order.
+
+    ``served_max_age`` is how long, in seconds, a JWK Set may be cached.
+    """
+    walks = (walk(view, now, lead=lead_of(view.key, served_max_age), rules=rules) for view in views)
+    merged = heapq.merge(*walks, key=lambda step: (step.at, step.key, step.kind.value, step.version))
+    return takewhile(lambda step: step.at <= until, merged)
+
+
 def due(view: KeyView, now: float, *, lead: float, rules: Rules) -> list[Step]:
     """Return what has to be carried out now. ``at`` is when it first could be."""
     steps = [step for step in _destructions(view, rules) if step.at <= now]

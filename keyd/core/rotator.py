@@ -85,6 +85,11 @@ class Rotator:
         self._free: dict[str, float] = {}
         self._was_away: set[str] = set()
 
+    @property
+    def backends(self) -> list[str]:
+        """The names of the backends."""
+        return sorted(self._keyring.backends)
+
     async def run(self) -> None:
         """Carry out what is due for ever, in each backend for itself."""
         await asyncio.gather(*(self._run(backend) for backend in self._keyring.backends))
@@ -183,7 +188,7 @@ class Rotator:
         what = (step.key, step.kind)
         try:
             if step.kind is StepKind.CREATE:
-                change = await self._keyring.prepare(step.key, step.activate_at)
+                change = await self._keyring.prepare(step.key, step.activate_at, newest=step.version - 1)
                 line = change.version.timeline
                 _log.info("next version made", key=step.key, version=change.version.version, activates=line.activate_at)
             else:

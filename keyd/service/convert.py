@@ -15,6 +15,7 @@ from backends.api import Algorithm
 from keyd.core.errors import InvalidArgumentError
 from keyd.core.jwks import public_jwk
 from keyd.core.model import Key, KidFormat, Purpose
+from keyd.core.planner import Step, StepKind
 from keyd.core.snapshot import KeyView, VersionView
 from keyd.core.timeline import KeyState, LifecyclePolicy
 from keyd.v1 import key_service_pb2, signing_service_pb2, types_pb2
@@ -48,6 +49,14 @@ STATES = {
     KeyState.DEACTIVATED: types_pb2.KEY_STATE_DEACTIVATED,
     KeyState.COMPROMISED: types_pb2.KEY_STATE_COMPROMISED,
     KeyState.DESTROYED: types_pb2.KEY_STATE_DESTROYED,
+}
+STEP_KINDS = {
+    StepKind.CREATE: key_service_pb2.STEP_KIND_CREATE,
+    StepKind.PUBLISH: key_service_pb2.STEP_KIND_PUBLISH,
+    StepKind.ACTIVATE: key_service_pb2.STEP_KIND_ACTIVATE,
+    StepKind.STOP_SIGNING: key_service_pb2.STEP_KIND_STOP_SIGNING,
+    StepKind.UNPUBLISH: key_service_pb2.STEP_KIND_UNPUBLISH,
+    StepKind.DESTROY: key_service_pb2.STEP_KIND_DESTROY,
 }
 _TIMES = {
     "created_at": "create_time",
@@ -122,6 +131,18 @@ def key(view: KeyView, now: float) -> types_pb2.Key:
         disable_time=None if record.disabled_at is None else timestamp(record.disabled_at),
         pause_time=None if record.paused_at is None else timestamp(record.paused_at),
         versions=[key_version(record, version, now) for version in view.versions],
+    )
+
+
+def planned_step(step: Step) -> key_service_pb2.PlannedStep:
+    """Return one step of a plan as a message."""
+    return key_service_pb2.PlannedStep(
+        key=step.key,
+        version=step.version,
+        kind=STEP_KINDS[step.kind],
+        time=timestamp(step.at),
+        deadline=None if math.isinf(step.deadline) else timestamp(step.deadline),
+        delay=step.delay,
     )
 
 

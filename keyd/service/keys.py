@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from backends.api import Algorithm
-from keyd.core import material
+from keyd.core import material, verifiers
 from keyd.core.errors import InvalidArgumentError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Change, Keyring
 from keyd.core.model import KidFormat
+from keyd.core.planner import Step, StepKind, plan_all
+from keyd.core.rotator import Rotator
+from keyd.core.snapshot import KeyView
 from keyd.core.timeline import LifecyclePolicy
 from keyd.service import convert
 from keyd.service.call import Call
@@ -17,6 +23,7 @@ from keyd.v1 import key_service_pb2 as pb
 from keyd.v1 import types_pb2
 
 MAX_PAGE = 1000
+_HORIZON, _LONGEST_HORIZON = 30 * 86400.0, 10 * 366 * 86400.0
 
 
 @dataclass(slots=True)
@@ -33,15 +40,16 @@ class Defaults:
 class KeyService:
     """Makes keys and moves them through their lifecycle."""
 
-    def __init__(self, keyring: Keyring, defaults: Defaults, guard: Guard) -> None:
+    def __init__(self, keyring: Keyring, defaults: Defaults, guard: Guard, rotator: Rotator) -> None:
         self._keyring = keyring
         self._defaults = defaults
         self._guard = guard
+        self._rotator = rotator
 
     async def create_key(self, request: pb.CreateKeyRequest, call: Call) -> pb.CreateKeyResponse:
         """Make a key and its first version."""
         change = await self._keyring.create(convert.new_key(request.spec, self._defaults, self._keyring.clock.now()))
-        return pb.CreateKeyResponse(key=self._key(change), warnings=change.warnings)
+        return pb.CreateKeyResponse(key=self._key(change), warnings=[*change.warnings, *self._advice(change.key)])
 
     async def import_key(self, request: pb.ImportKeyRequest, call: Call) -> pb.ImportKeyResponse:
         """Make a key from private material."""
@@ -53,7 +61,7 @@ class KeyService:
         private_key, algorithm = load(getattr(request, field), asked)
         key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm, known=True)
         change = await self._keyring.import_key(key, private_key, _kid(request.kid))
-        return pb.ImportKeyResponse(key=self._key(change), warnings=change.warnings)
+        return pb.ImportKeyResponse(key=self._key(change), warnings=[*change.warnings, *self._advice(change.key)])
 
     async def adopt_key(self, request: pb.AdoptKeyRequest, call: Call) -> pb.AdoptKeyResponse:
         """Make a key from a key pair that its backend holds already."""
@@ -64,7 +72,7 @@ class KeyService:
         algorithm = material.algorithm_of(public_key, convert.asked_algorithm(request.spec))
         key = convert.new_key(request.spec, self._defaults, self._keyring.clock.now(), algorithm=algorithm, known=True)
         change = await self._keyring.adopt(key, request.handle, _kid(request.kid))
-        return pb.AdoptKeyResponse(key=self._key(change), warnings=change.warnings)
+        return pb.AdoptKeyResponse(key=self._key(change), warnings=[*change.warnings, *self._advice(change.key)])
 
     async def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
         """List the keys for which the caller has a grant, by name; the page token is the last name of the page before."""
@@ -91,7 +99,7 @@ class KeyService:
         """Change the lifecycle periods of a key."""
         old = self._keyring.snapshot.get(request.name).key.lifecycle
         view = await self._keyring.set_lifecycle(request.name, convert.lifecycle(request.lifecycle, old))
-        return pb.UpdateKeyResponse(key=convert.key(view, self._keyring.clock.now()))
+        return pb.UpdateKeyResponse(key=convert.key(view, self._keyring.clock.now()), warnings=self._advice(view))
 
     async def rollback_key(self, request: pb.RollbackKeyRequest, call: Call) -> pb.RollbackKeyResponse:
         """Make the version before the active one active again."""
@@ -109,8 +117,29 @@ class KeyService:
         return pb.ResumeKeyResponse(key=convert.key(view, self._keyring.clock.now()))
 
     async def plan_rotations(self, request: pb.PlanRotationsRequest, call: Call) -> pb.PlanRotationsResponse:
-        """Tell what is to come."""
-        raise InvalidArgumentError("not built yet")
+        """Tell what keyd will do by itself, and what the clock will do, with the keys for which the caller has a grant."""
+        horizon = convert.seconds(request.horizon, "horizon") if request.HasField("horizon") else _HORIZON
+        if horizon > _LONGEST_HORIZON:
+            raise InvalidArgumentError("horizon is at most ten years")
+        if not 0 <= request.limit <= MAX_PAGE:
+            raise InvalidArgumentError(f"limit is 0 to {MAX_PAGE}")
+        keys, rights, limit = self._keyring.snapshot, self._guard.policy.rights(call.principal), request.limit or MAX_PAGE
+        views = [keys.get(request.name)] if request.name else [view for name, view in keys.keys.items() if rights.know(name)]
+        # With thousands of keys it takes longer than others should wait for.
+        steps = await asyncio.to_thread(self._planned, views, horizon, limit + 1)
+        return pb.PlanRotationsResponse(
+            steps=[convert.planned_step(step) for step in steps[:limit]], truncated=len(steps) > limit
+        )
+
+    def _planned(self, views: Iterable[KeyView], horizon: float, most: int) -> list[Step]:
+        now, max_age = self._keyring.clock.now(), self._keyring.served_max_age
+        steps = plan_all(views, now, now + horizon, served_max_age=max_age, rules=self._rotator.rules)
+        return [self._with_trouble(step, now) for step in islice(steps, most)]
+
+    def _with_trouble(self, step: Step, now: float) -> Step:
+        """Say of a version that should have been made why it is not."""
+        error = self._rotator.trouble(step.key) if step.kind is StepKind.CREATE and step.at <= now else None
+        return step if error is None else replace(step, delay=f"{step.delay or 'not made yet'} ({error})")
 
     async def disable_key(self, request: pb.DisableKeyRequest, call: Call) -> pb.DisableKeyResponse:
         """Stop a key from signing."""
@@ -131,6 +160,9 @@ class KeyService:
         """Destroy the private key of a version."""
         change = await self._keyring.destroy(request.name, request.version, force=request.force)
         return pb.DestroyVersionResponse(key=self._key(change), warnings=change.warnings)
+
+    def _advice(self, view: KeyView) -> tuple[str, ...]:
+        return verifiers.advice(view.key, self._keyring.served_max_age)
 
     def _key(self, change: Change) -> types_pb2.Key:
         return convert.key(change.key, self._keyring.clock.now())

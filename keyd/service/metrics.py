@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_asgi_app
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from keyd.core.decision import Audit, Decision
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
+from keyd.core.planner import StepKind
+from keyd.core.rotator import Rotator
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
@@ -59,6 +61,10 @@ class Metrics:
         """Show, at each scrape, how many keys there are and which backends answer."""
         self.registry.register(_State(keyring, monitor))
 
+    def watch_rotation(self, rotator: Rotator) -> None:
+        """Show, at each scrape, how rotation is getting on."""
+        self.registry.register(_Rotation(rotator))
+
 
 class CountedAudit:
     """An audit trail that counts what is written to it."""
@@ -85,3 +91,30 @@ class _State(Collector):
         for name in sorted(self._keyring.backends):
             up.add_metric((name,), float(self._monitor.answers(name)))
         yield up
+
+
+class _Rotation(Collector):
+    def __init__(self, rotator: Rotator) -> None:
+        self._rotator = rotator
+
+    def collect(self) -> Iterable[Metric]:
+        figures = self._rotator.figures()
+        yield GaugeMetricFamily(
+            "keyd_rotation_waiting", "Keys whose next version should have been made and is not yet", value=figures.waiting
+        )
+        yield GaugeMetricFamily(
+            "keyd_rotation_overdue", "Those of them whose next version will sign later than planned", value=figures.overdue
+        )
+        yield GaugeMetricFamily(
+            "keyd_rotation_next_deadline_seconds",
+            "Until the first of those that wait is overdue, negative when it is; +Inf: none waits",
+            value=figures.next_deadline,
+        )
+        done = CounterMetricFamily("keyd_rotations", "What keyd did with versions by itself", labels=("kind",))
+        for kind in (StepKind.CREATE, StepKind.DESTROY):
+            done.add_metric((kind.name.lower(),), self._rotator.done[kind])
+        yield done
+        failed = CounterMetricFamily("keyd_rotation_failures", "What of that failed", labels=("backend",))
+        for backend in self._rotator.backends:
+            failed.add_metric((backend,), self._rotator.failed[backend])
+        yield failed

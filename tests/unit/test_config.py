@@ -16,6 +16,7 @@ from keyd import config, plugins
 from keyd.config import ConfigError, durations, loader, places
 from keyd.core.grants import GROUPS
 from keyd.core.model import KidFormat
+from keyd.core.planner import Rules
 from keyd.core.policy import Allowance
 from keyd.core.profile import BUILT_IN, Profile
 from keyd.core.rates import Rate
@@ -84,6 +85,7 @@ def test_every_field_arrives():
     assert loaded.defaults.kid_format is KidFormat.NAME_VERSION
     assert loaded.defaults.retention == 1.5 * 86400
     assert loaded.log.format == "json"
+    assert loaded.rotation.to_rules() == Rules(enabled=False, jitter=0.25, create_ahead=43200.0, per_minute=10)
     assert loaded.audit.path == Path("/var/log/keyd")
     assert loaded.audit.to == ("file", "syslog")
     assert loaded.audit.backend == "spare"

@@ -221,10 +221,10 @@ async def test_a_call_that_hangs_holds_up_no_other_backend(world: World) -> None
     release = asyncio.get_running_loop().create_future()
     prepare = world.ring.prepare
 
-    async def hanging(name: str, activate_at: float) -> object:
+    async def hanging(name: str, activate_at: float, newest: int) -> object:
         if name == "a":
             await release
-        return await prepare(name, activate_at)
+        return await prepare(name, activate_at, newest=newest)
 
     world.ring.prepare = hanging  # type: ignore[assignment,method-assign]
     running = asyncio.create_task(world.rotator.run())
@@ -246,9 +246,9 @@ async def test_a_month_off_is_made_up_for_at_a_pace_and_oldest_first(world: Worl
     made: list[tuple[float, str]] = []
     prepare = world.ring.prepare
 
-    async def noted(name: str, activate_at: float) -> object:
+    async def noted(name: str, activate_at: float, newest: int) -> object:
         made.append((world.clock.time, name))
-        return await prepare(name, activate_at)
+        return await prepare(name, activate_at, newest=newest)
 
     world.ring.prepare = noted  # type: ignore[assignment,method-assign]
     world.rotator.rules = replace(EXACT, per_minute=30)
@@ -331,9 +331,9 @@ async def test_somebody_else_who_is_faster_is_no_failure(world: World) -> None:
     world.clock.time = START + 26.5 * DAY
     prepare = world.ring.prepare
 
-    async def beaten(name: str, activate_at: float) -> object:
-        await prepare(name, activate_at)
-        return await prepare(name, activate_at)
+    async def beaten(name: str, activate_at: float, newest: int) -> object:
+        await prepare(name, activate_at, newest=newest)
+        return await prepare(name, activate_at, newest=newest)
 
     world.ring.prepare = beaten  # type: ignore[assignment,method-assign]
     with capture_logs() as logs:
@@ -341,6 +341,23 @@ async def test_somebody_else_who_is_faster_is_no_failure(world: World) -> None:
         await world.until(world.clock.time + 300)
     assert not [log for log in logs if log["log_level"] in ("warning", "error")]
     assert (world.states(), world.rotator.failed) == (["active", "pre-activation"], {})
+
+
+async def test_what_an_operator_did_meanwhile_is_not_done_again(world: World) -> None:
+    await world.key()
+    world.clock.time = START + 26.5 * DAY
+    prepare = world.ring.prepare
+
+    async def beaten(name: str, activate_at: float, newest: int) -> object:
+        await world.ring.rotate(name, at_once=True)
+        return await prepare(name, activate_at, newest=newest)
+
+    world.ring.prepare = beaten  # type: ignore[assignment,method-assign]
+    await world.rotator.step()
+    assert world.states() == ["deactivated", "active"]
+    assert (world.rotator.done, world.rotator.failed) == ({}, {})
+    await world.until(world.clock.time + DAY)
+    assert world.states() == ["deactivated", "active"]
 
 
 async def test_a_lost_active_version_is_replaced_when_the_backend_is_back(world: World) -> None:
@@ -376,10 +393,10 @@ async def test_a_defect_is_logged_and_ends_nothing(world: World) -> None:
     world.clock.time = START + 26.5 * DAY
     prepare = world.ring.prepare
 
-    async def broken(name: str, activate_at: float) -> object:
+    async def broken(name: str, activate_at: float, newest: int) -> object:
         if name == "a":
             raise RuntimeError("secret")
-        return await prepare(name, activate_at)
+        return await prepare(name, activate_at, newest=newest)
 
     world.ring.prepare = broken  # type: ignore[assignment,method-assign]
     with capture_logs() as logs:
