@@ -18,6 +18,7 @@ from keyd.cli import (
     key_adopt,
     key_archive,
     key_import,
+    key_rotation,
     policy,
     request,
     serve,
@@ -69,6 +70,8 @@ cli.add_command(serve.demo)
 key.key.add_command(key_import.import_)
 key.key.add_command(key_adopt.adopt)
 key.key.add_command(key_archive.archive)
+for command in key_rotation.COMMANDS:
+    key.key.add_command(command)
 cli.add_command(key.key)
 cli.add_command(backend.backend)
 cli.add_command(audit.audit)

@@ -13,6 +13,9 @@ from keyd.cli.errors import printable
 from keyd.cli.options import Connection, daemon_options, json_option, key_spec_options, yes_option
 
 _VERSION = click.IntRange(min=1)
+_EMERGENCY = (
+    "Verifiers that cached the JWK Set fail until they fetch it again, some for up to 12 minutes (wbauth-sdk 5, aauth 1)."
+)
 
 
 @click.group(
@@ -104,7 +107,7 @@ def show(connection: Connection, name: str, as_json: bool) -> None:
 def rotate(connection: Connection, name: str, at_once: bool, yes: bool, as_json: bool) -> None:
     """Make the next version of a key and say when it takes over."""
     if at_once:
-        question = f"Activate a new version of {name} at once? Verifiers that cached the JWK Set fail until they fetch it again."
+        question = f"Activate the next version of {name} at once? {_EMERGENCY}"
         prompts.confirm(question, yes=yes)
     with connection.admin() as admin:
         response = admin.rotate_key(name, now=at_once)

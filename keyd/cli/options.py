@@ -135,6 +135,13 @@ _period_options = (
 )
 
 
+def period_options(function: F) -> F:
+    """Accept the lifecycle periods; those that are not given are None."""
+    for option in reversed(_period_options):
+        function = option(function)
+    return function
+
+
 def key_spec_options(function: F) -> F:
     """Accept what a new key shall be; the values go to the client's create_key and import_key under these names."""
     options = (

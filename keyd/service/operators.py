@@ -15,6 +15,7 @@ from keyd.core.errors import AuditError
 from keyd.core.guard import Guard, finish
 from keyd.service.admission import methods
 from keyd.service.call import Call
+from keyd.v1.key_service_pb2 import PlanRotationsRequest
 
 
 def for_operators(descriptor: ServiceDescriptor, implementation: object, guard: Guard) -> object:
@@ -74,7 +75,9 @@ def _key(request: Message) -> str | None:
     """Return the name of the key that a request is about; None when it is about none."""
     fields = request.DESCRIPTOR.fields_by_name
     holder: Any = getattr(request, "spec") if "spec" in fields else request  # noqa: B009 - not every message has one
-    return str(holder.name) if "name" in holder.DESCRIPTOR.fields_by_name else None
+    if "name" not in holder.DESCRIPTOR.fields_by_name or (isinstance(request, PlanRotationsRequest) and not request.name):
+        return None
+    return str(holder.name)
 
 
 def _version(request: Any, response: Any) -> int | None:

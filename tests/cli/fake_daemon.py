@@ -45,6 +45,7 @@ class FakeDaemon(
         self.failure: status_pb2.Status | None = None
         self.warnings: list[str] = []
         self.head = audit_pb.GetHeadResponse()
+        self.planned = admin_pb.PlanRotationsResponse()
 
     def fail(self, code: grpc.StatusCode, reason: str, message: str, **metadata: str) -> None:
         """Answer every call with this error from now on; without a reason, as something that is not keyd would."""
@@ -160,6 +161,23 @@ class FakeDaemon(
         key = self._take(request, context, request.name)
         version = self.add_version(key, types_pb2.KEY_STATE_PRE_ACTIVATION, activate=4_000_000_000)
         return admin_pb.RotateKeyResponse(key=key, version=version.version, warnings=self.warnings)
+
+    def PlanRotations(self, request: Any, context: Any) -> Any:
+        self._take(request, context, request.name or None)
+        return self.planned
+
+    def RollbackKey(self, request: Any, context: Any) -> Any:
+        key = self._take(request, context, request.name)
+        return admin_pb.RollbackKeyResponse(key=key, version=1, warnings=self.warnings)
+
+    def PauseKey(self, request: Any, context: Any) -> Any:
+        return admin_pb.PauseKeyResponse(key=self._take(request, context, request.name))
+
+    def ResumeKey(self, request: Any, context: Any) -> Any:
+        return admin_pb.ResumeKeyResponse(key=self._take(request, context, request.name))
+
+    def UpdateKey(self, request: Any, context: Any) -> Any:
+        return admin_pb.UpdateKeyResponse(key=self._take(request, context, request.name), warnings=self.warnings)
 
     def DisableKey(self, request: Any, context: Any) -> Any:
         return admin_pb.DisableKeyResponse(key=self._take(request, context, request.name))

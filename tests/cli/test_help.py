@@ -42,6 +42,7 @@ def test_the_commands_are_those_promised() -> None:
             "backend keys",
             "backend policy",
         ),
+        *("key plan", "key timeline", "key rollback", "key pause", "key resume", "key set"),
         *("policy", "policy check", "policy explain"),
         *("audit", "audit verify", "audit tail", "audit grep"),
         *("backup", "backup create", "backup verify", "backup restore"),
@@ -122,9 +123,9 @@ def test_completion(shell: str, run: Run) -> None:
 
 
 def test_completion_answers() -> None:
-    environment = {"_KEYD_COMPLETE": "bash_complete", "COMP_WORDS": "keyd key r", "COMP_CWORD": "2"}
+    environment = {"_KEYD_COMPLETE": "bash_complete", "COMP_WORDS": "keyd key ro", "COMP_CWORD": "2"}
     done = subprocess.run([sys.executable, "-m", "keyd"], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "plain,rotate\n", done.stderr
+    assert done.stdout == "plain,rotate\nplain,rollback\n", done.stderr
 
 
 def test_completion_of_another_shell(run: Run) -> None:
