@@ -124,6 +124,7 @@ class Rotator:
         now = self._keyring.clock.now()
         if not (self.rules.enabled and self._leads()):
             return now + _IDLE
+        await self._survey(backend, now)
         waiting = sorted(self._due(now, backend), key=lambda step: (step.deadline, step.at, step.key, step.version))
         later = min((seen.next for seen in self._seen.values() if seen.view.key.backend == backend), default=inf)
         self._forget(backend, {(step.key, step.kind) for step in waiting})
@@ -157,6 +158,14 @@ class Rotator:
         for name, view in self._keyring.snapshot.keys.items():
             if backend is None or view.key.backend == backend:
                 yield from self._look(name, view, now).due
+
+    async def _survey(self, backend: str, now: float) -> None:
+        """Look at every key of a backend, and let others go on meanwhile: the first time that takes long."""
+        for count, (name, view) in enumerate(self._keyring.snapshot.keys.items(), 1):
+            if view.key.backend == backend:
+                self._look(name, view, now)
+            if count % 50 == 0:
+                await asyncio.sleep(0)
 
     def _look(self, name: str, view: KeyView, now: float) -> _Seen:
         lead, rules = lead_of(view.key, self._keyring.served_max_age), self.rules
