@@ -28,6 +28,7 @@ from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.policy import Policy
 from keyd.core.profile import BUILT_IN
+from keyd.core.publication import Publication
 from keyd.core.rotator import Rotator
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
@@ -43,7 +44,7 @@ from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.metrics import CountedAudit, Metrics
 from keyd.service.operators import for_operators
-from keyd.service.signing import Publication, SigningService
+from keyd.service.signing import SigningService
 from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, signing_service_pb2
 
 _SIGNING = signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]
@@ -81,12 +82,13 @@ class Daemon:
         if self.audit is not None:
             self.audit.apply(config.audit.to_rules(), config.audit.checkpoint_interval, config.audit.checkpoint_records)
         self.rotator.rules = config.rotation.to_rules()
-        self.publication.max_age, self.publication.alg_style = config.jwks.max_age, config.jwks.alg
+        self.publication.rules = configuration.publication(config)
         new = _defaults(config)
         for name in Defaults.__slots__:
             setattr(self.defaults, name, getattr(new, name))
         self.config = config
         self.keyring.wake()
+        self.publication.warn_of_size()
 
 
 def run(config_path: Path | None) -> int:
@@ -150,15 +152,15 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     trail = CountedAudit(kept.trail if kept is not None else NoAudit(), metrics)
     guard = Guard(Policy(), clock, trail)
     signer = Signer(keyring, {}, guard)
-    publication = Publication(config.jwks.max_age, config.jwks.alg)
+    publication = Publication(keyring, configuration.publication(config))
 
     async def report() -> None:
         await front.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
     rotator = Rotator(keyring, config.rotation.to_rules())
-    metrics.watch(keyring, monitor)
     metrics.watch_rotation(rotator)
+    metrics.watch(keyring, monitor, publication)
     daemon = Daemon(config, keyring, monitor, rotator, guard, signer, publication, _defaults(config), kept)
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}

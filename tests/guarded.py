@@ -22,6 +22,8 @@ from keyd.core.planner import Rules
 from keyd.core.policy import Policy
 from keyd.core.principal import Principal
 from keyd.core.profile import BUILT_IN
+from keyd.core.publication import Publication
+from keyd.core.publication import Rules as PublicationRules
 from keyd.core.rotator import Rotator
 from keyd.core.runner import BackendRunner, Limits
 from keyd.core.signing import Signer
@@ -32,7 +34,7 @@ from keyd.service.backends import BackendService
 from keyd.service.call import Call, Caller
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.operators import for_operators
-from keyd.service.signing import Publication, SigningService
+from keyd.service.signing import SigningService
 from keyd.v1 import backend_service_pb2, signing_service_pb2
 from keyd.v1 import key_service_pb2 as keys_pb
 from keyd.v1 import signing_service_pb2 as pb
@@ -110,7 +112,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     guard = Guard(Policy(GRANTS, owners={0}), clock, audit, monotonic=monotonic.now)
     defaults = Defaults("mem", new_key().algorithm, "rfc9421", new_key().kid_format, LifecyclePolicy())
     inner = {
-        "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), Publication(300, "jose"), guard),
+        "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), Publication(ring, PublicationRules()), guard),
         "keys": for_operators(SERVICES["keys"], KeyService(ring, defaults, guard, Rotator(ring, Rules())), guard),
         "backends": for_operators(
             SERVICES["backends"], BackendService(ring, Monitor(ring, lambda: asyncio.sleep(0)), {"mem": "memory"}), guard

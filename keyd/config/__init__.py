@@ -2,11 +2,13 @@
 
 from keyd.config.audit import Audit
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection, PrincipalSection
+from keyd.config.issuers import IssuerSection
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.loader import DEFAULT_PATH, find, load
 from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
 from keyd.config.policy import policy
 from keyd.config.problems import ConfigError, Problem
+from keyd.config.publication import publication
 from keyd.config.reload import reload_conflicts
 from keyd.config.render import render
 from keyd.config.store import Store
@@ -28,6 +30,7 @@ __all__ = [
     "GrantConfig",
     "GrantSection",
     "PrincipalSection",
+    "IssuerSection",
     "Limits",
     "PolicySection",
     "BackendConfig",
@@ -39,4 +42,5 @@ __all__ = [
     "render",
     "reload_conflicts",
     "policy",
+    "publication",
 ]

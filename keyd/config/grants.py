@@ -95,6 +95,8 @@ def _plain(value: str) -> str:
 _Some = Field(min_length=1, max_length=_MAX_LIST)
 _Uid = Annotated[int, Field(ge=0, le=2**32 - 2)]
 _Plain = Annotated[str, AfterValidator(_plain)]
+#: A glob of key names.
+KeyGlob = Annotated[str, AfterValidator(_key_glob)]
 
 
 class PrincipalSection(Section):
@@ -154,7 +156,7 @@ class GrantSection(Section):
     """``[grants.NAME]``. Durations in seconds."""
 
     principals: Annotated[tuple[PrincipalSection, ...], _Some]
-    keys: Annotated[tuple[Annotated[str, AfterValidator(_key_glob)], ...], _Some]
+    keys: Annotated[tuple[KeyGlob, ...], _Some]
     purposes: Annotated[frozenset[Purpose], _Some] | None = None
     profiles: Annotated[frozenset[str], _Some] | None = None
     authorities: Annotated[tuple[Annotated[str, AfterValidator(_authority)], ...], _Some] | None = None

@@ -19,6 +19,8 @@ from keyd.config import places
 from keyd.config.audit import Audit
 from keyd.config.durations import text
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection
+from keyd.config.issuers import IssuerSection
+from keyd.config.issuers import contradictions as issuer_contradictions
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.model import (
     BackendConfig,
@@ -57,7 +59,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "limits": Limits,
     "policy": PolicySection,
 }
-_TABLES = (*_SECTIONS, "audit", "sockets", "tcp", "grants", "profiles", "backends")
+_TABLES = (*_SECTIONS, "audit", "sockets", "tcp", "grants", "issuers", "profiles", "backends")
 
 _M = TypeVar("_M", bound=BaseModel)
 _Where = tuple[str, ...]
@@ -149,6 +151,7 @@ class _Loader:
             tables["defaults"]["backend"] = next(iter(backends))
         sections: dict[str, Any] = {name: self._section(model, (name,), tables[name]) for name, model in _SECTIONS.items()}
         sockets, tcp = self._sockets(data, sections["server"]), self._tcp(data)
+        issuers = self._issuers(data, sections["jwks"])
         grants, audit = self._grants(data, profiles), self._audit(data, sections["server"], sections["defaults"])
         if sections["defaults"] is not None and sections["jwks"] is not None:
             self._check_periods(sections["defaults"], sections["jwks"])
@@ -164,6 +167,7 @@ class _Loader:
             sockets=MappingProxyType(sockets),
             tcp=MappingProxyType(tcp),
             grants=MappingProxyType({name: g for name, g in grants.items() if g is not None}),
+            issuers=MappingProxyType(issuers),
             profiles=MappingProxyType({name: p for name, p in profiles.items() if p is not None}),
             backends=MappingProxyType({name: b for name, b in backends.items() if b is not None}),
             first_run_allowed=self._path is None,
@@ -330,6 +334,22 @@ class _Loader:
         except ValueError as error:
             self._problem((*where, "principals"), str(error))
             return None
+
+    def _issuers(self, data: dict[str, Any], jwks: Jwks | None) -> dict[str, IssuerSection]:
+        table = self._table(data, "issuers")
+        issuers: dict[str, IssuerSection] = {}
+        for name in table:
+            where = ("issuers", name)
+            if not _NAME.fullmatch(name):
+                self._problem(where, "an issuer name is 1 to 63 of a-z 0-9 _ - and starts with a letter or digit")
+            fields = self._table(table, *where)
+            section = None if where in self._bad and not fields else self._section(IssuerSection, where, fields)
+            if section is not None:
+                issuers[name] = section
+        max_age = jwks.max_age if jwks is not None and self._sound(("jwks", "max_age")) else None
+        for name, field, message in issuer_contradictions(issuers, max_age):
+            self._problem(("issuers", name, field), message)
+        return issuers
 
     def _check_profile(self, where: _Where, profile: Profile) -> None:
         if profile.required_parameters & profile.forbidden_parameters:

@@ -17,6 +17,7 @@ from keyd.config.addresses import AbsolutePath, Listen, Listener, split_listen
 from keyd.config.audit import Audit
 from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.grants import GrantConfig, Limits, PolicySection
+from keyd.config.issuers import IssuerSection
 from keyd.config.listeners import Account, Connections, Mode, OwnSocket, SocketPath
 from keyd.config.rotation import Rotation
 from keyd.config.section import Section
@@ -181,6 +182,7 @@ class Config:
         sockets: those that belong to one principal each, by name.
         tcp: listeners for callers on other machines, by name.
         grants: by name, in the order of the file.
+        issuers: by name.
         profiles: the built-in ones and the file's, by name.
         backends: at least one, by name.
         first_run_allowed: there is no configuration file, so a backend may make what it lacks.
@@ -200,6 +202,7 @@ class Config:
     limits: Limits
     policy: PolicySection
     grants: Mapping[str, GrantConfig]
+    issuers: Mapping[str, IssuerSection]
     audit: Audit
     profiles: Mapping[str, Profile]
     backends: Mapping[str, BackendConfig]

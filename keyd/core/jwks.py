@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import inf
+from math import inf, isinf
 from typing import Literal
 
 from backends.api import Algorithm
@@ -27,6 +27,22 @@ class Document:
     body: bytes
     etag: str  # strong, with quotes (RFC 9110 section 8.8.3)
     max_age: int  # seconds
+    keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What stands in a set for one key.
+
+    Attributes:
+        text: its JWKs as JSON, with commas between; empty while none is published.
+        keys: how many they are.
+        until: when that is another, if nobody changes the key; ``inf``: never.
+    """
+
+    text: str
+    keys: int
+    until: float
 
 
 def public_jwk(key: Key, view: VersionView, style: AlgStyle = "jose") -> dict[str, str]:
@@ -38,22 +54,68 @@ def public_jwk(key: Key, view: VersionView, style: AlgStyle = "jose") -> dict[st
     return members
 
 
-def render(snapshot: Snapshot, now: float, *, max_age: float, name: str | None = None, style: AlgStyle = "jose") -> Document:
-    """Render the set of all published keys, or that of one key.
+def part(view: KeyView, now: float, style: AlgStyle = "jose") -> Part:
+    """Return what stands in a set for one key: its active version, then its others that are published, newest first."""
+    listed = view.published(now)
+    text = ",".join(json.dumps(public_jwk(view.key, version, style), separators=(",", ":")) for version in listed)
+    return Part(text, len(listed), _until(view, now, listed))
 
-    The document may be cached for ``max_age`` seconds, or until the next change that is known, whichever is sooner.
+
+def body(parts: Iterable[Part]) -> bytes:
+    """Return the JWK Set that is made of ``parts``."""
+    return b'{"keys":[%s]}' % ",".join(part.text for part in parts if part.text).encode()
+
+
+def etag(body: bytes) -> str:
+    """Return the entity tag of a document: the same on each replica, and after each restart."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def age(now: float, until: float, max_age: float) -> int:
+    """Return for how many whole seconds a document may be cached that is another ``until`` then.
+
+    Rounded down, so that no cache keeps it past the change; so it is 0 in the last second before.
+    """
+    return max(0, int(min(max_age, until - now)))
+
+
+def render(snapshot: Snapshot, now: float, *, max_age: float, name: str | None = None, style: AlgStyle = "jose") -> Document:
+    """Render the set of all published keys, or that of one key. :mod:`keyd.core.publication` does the same with a cache.
+
+    The document may be cached for ``max_age`` seconds, or until the next change of it that is known, whichever is sooner.
 
     Raises:
         NotFoundError: there is no key ``name``.
         KeyStateError: nothing is published, though keys exist. Verifiers take an empty set for the truth, so none is served.
     """
-    views: Iterable[KeyView] = snapshot.keys.values() if name is None else [snapshot.get(name)]
-    views = [view for view in views if view.key.publish]
-    jwks = [public_jwk(view.key, version, style) for view in views for version in view.published(now)]
-    if not jwks and (name is not None or any(Purpose.AUDIT not in view.key.purposes for view in snapshot.keys.values())):
-        raise KeyStateError("no key is published" if name is None else f"key {name!r} has no published version")
-    body = json.dumps({"keys": jwks}, separators=(",", ":")).encode()
-    change = min((view.next_change(now) for view in views), default=inf)
-    # Rounded down, so that no cache keeps the document past the change; 1 at least, so that a change does not stampede.
-    age = max(1, int(min(max_age, change - now)))
-    return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', age)
+    views = list(snapshot.keys.values()) if name is None else [snapshot.get(name)]
+    parts = [part(view, now, style) for view in views]
+    keys = sum(part.keys for part in parts)
+    if not keys and (name is not None or has_issuers(snapshot)):
+        raise nothing_published(name)
+    document = body(parts)
+    until = min((part.until for part in parts), default=inf)
+    return Document(document, etag(document), age(now, until, max_age), keys)
+
+
+def has_issuers(snapshot: Snapshot) -> bool:
+    """Say whether there are keys that anybody outside could verify with; the audit trail's own is none."""
+    return any(Purpose.AUDIT not in view.key.purposes for view in snapshot.keys.values())
+
+
+def nothing_published(name: str | None = None) -> KeyStateError:
+    """Return the error for a set that would be empty."""
+    return KeyStateError("no key is published" if name is None else f"key {name!r} has no published version")
+
+
+def _until(view: KeyView, now: float, listed: list[VersionView]) -> float:
+    """Return the first moment after ``now`` at which other versions are published, or in another order; ``inf`` if there is none.
+
+    What a version may sign changes more often than that, and is no reason to fetch a document again.
+    """
+    if not view.key.publish:
+        return inf
+    moment = view.next_change(now)
+    while not isinf(moment) and view.published(moment) == listed:
+        moment = view.next_change(moment)
+    return moment

@@ -11,7 +11,8 @@ from keyd.core import jwks
 from keyd.core.errors import KeyStateError, NotFoundError
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
-from keyd.service.signing import Publication
+from keyd.core.publication import Publication
+from keyd.service.http_host import BadHostError, host_of
 
 _PROBE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PUBLIC = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
@@ -23,9 +24,10 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
     async def jwk_set(request: Request) -> Response:
         name: str | None = request.path_params.get("name")
         try:
-            document = jwks.render(
-                keyring.snapshot, keyring.clock.now(), max_age=publication.max_age, name=name, style=publication.alg_style
-            )
+            issuer = publication.rules.at(*host_of(request.scope["headers"]))
+            document = publication.document(key=name, issuer=issuer)
+        except BadHostError:
+            return PlainTextResponse("one Host, please\n", 400, _PUBLIC)
         except NotFoundError:
             return PlainTextResponse("no such key\n", 404, _PUBLIC)
         except KeyStateError:
@@ -34,6 +36,7 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
                     "no such key\n", 404, _PUBLIC
                 )  # as if it were not there: it is none of the internet's business
             return PlainTextResponse("nothing is published now\n", 503, {**_PUBLIC, "Retry-After": "5"})
+        # No Vary: the host is part of the URI, and so of every cache's key (RFC 9110 section 7.1, RFC 9111 section 2).
         headers = {**_PUBLIC, "ETag": document.etag, "Cache-Control": f"public, max-age={document.max_age}"}
         if _unchanged(request, document.etag):
             return Response(status_code=304, headers=headers)

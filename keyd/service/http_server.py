@@ -26,6 +26,7 @@ class HttpServer:
         self._socket = socket.create_server((host, port), family=family, backlog=2048)
         config = uvicorn.Config(
             app,
+            http="h11",  # the one that refuses a request with two Host lines
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -13,6 +13,7 @@ from keyd.core.decision import Audit, Decision
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.planner import StepKind
+from keyd.core.publication import Publication
 from keyd.core.rotator import Rotator
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -57,9 +58,9 @@ class Metrics:
         app: Callable[..., Any] = make_asgi_app(self.registry)
         return app
 
-    def watch(self, keyring: Keyring, monitor: Monitor) -> None:
-        """Show, at each scrape, how many keys there are and which backends answer."""
-        self.registry.register(_State(keyring, monitor))
+    def watch(self, keyring: Keyring, monitor: Monitor, publication: Publication) -> None:
+        """Show, at each scrape, how many keys there are, which backends answer, and how large the JWK Sets are."""
+        self.registry.register(_State(keyring, monitor, publication))
 
     def watch_rotation(self, rotator: Rotator) -> None:
         """Show, at each scrape, how rotation is getting on."""
@@ -81,9 +82,10 @@ class CountedAudit:
 
 
 class _State(Collector):
-    def __init__(self, keyring: Keyring, monitor: Monitor) -> None:
+    def __init__(self, keyring: Keyring, monitor: Monitor, publication: Publication) -> None:
         self._keyring = keyring
         self._monitor = monitor
+        self._publication = publication
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("keyd_keys", "Keys on record", value=len(self._keyring.snapshot.keys))
@@ -91,6 +93,13 @@ class _State(Collector):
         for name in sorted(self._keyring.backends):
             up.add_metric((name,), float(self._monitor.answers(name)))
         yield up
+        keys = GaugeMetricFamily("keyd_jwks_keys", "Keys in the JWK Set of an issuer; without a name, of all", labels=("issuer",))
+        octets = GaugeMetricFamily("keyd_jwks_bytes", "Size of the same JWK Set", labels=("issuer",))
+        for issuer, (number, size) in self._publication.sizes().items():
+            keys.add_metric((issuer,), number)
+            octets.add_metric((issuer,), size)
+        yield keys
+        yield octets
 
 
 class _Rotation(Collector):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from math import isinf
 
 from google.protobuf.message import Message
 
-from keyd.core import jwks
 from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
+from keyd.core.publication import Publication
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.core.snapshot import KeyView
 from keyd.service import convert
@@ -31,14 +30,6 @@ _KINDS = {
     "jws_signing_input": InputKind.JWS_SIGNING_INPUT,
     "message": InputKind.MESSAGE,
 }
-
-
-@dataclass(slots=True)
-class Publication:
-    """How JWK Sets are rendered; replaced on reload."""
-
-    max_age: float
-    alg_style: jwks.AlgStyle
 
 
 class SigningService:
@@ -122,16 +113,13 @@ class SigningService:
         return convert.agents_key(self._keyring.snapshot.get(request.key), self._keyring.clock.now())
 
     async def get_jwks(self, request: pb.GetJWKSRequest, call: Call) -> pb.GetJWKSResponse:
-        """Return the JWK Set as the JWKS endpoint serves it. That of all keys is public; that of one needs a grant for the key."""
+        """Return a JWK Set as the JWKS endpoint serves it. Those of all keys and of an issuer are public; that of one key needs a grant."""
+        if request.key and request.issuer:
+            raise InvalidArgumentError("ask for the set of a key or of an issuer, not for both at once")
         if request.key:
             self._guard.policy.rights(call.principal).need(request.key)
-        document = jwks.render(
-            self._keyring.snapshot,
-            self._keyring.clock.now(),
-            max_age=self._publication.max_age,
-            name=request.key or None,
-            style=self._publication.alg_style,
-        )
+        issuer = self._publication.issuer(request.issuer) if request.issuer else None
+        document = self._publication.document(key=request.key or None, issuer=issuer)
         return pb.GetJWKSResponse(document=document.body, etag=document.etag, max_age=convert.duration(document.max_age))
 
     async def watch_keys(self, request: pb.WatchKeysRequest, call: Call) -> AsyncIterator[pb.WatchKeysResponse]:

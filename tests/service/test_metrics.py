@@ -10,7 +10,9 @@ from service_conftest import Running
 from keyd.core.decision import Decision, NoAudit
 from keyd.core.errors import AuditError
 from keyd.core.principal import Principal
+from keyd.core.publication import Issuer, Rules
 from keyd.service.metrics import CountedAudit, Metrics
+from keyd.v1 import key_service_pb2
 
 
 def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -32,6 +34,16 @@ async def test_a_scrape_tells_of_keys_and_backends(running: Running):
     found = await scrape(running)
     assert found["keyd_keys", frozenset()] == 0
     assert found["keyd_backend_up", frozenset({("backend", "file")})] == 1
+
+
+async def test_a_scrape_tells_how_large_the_jwk_sets_are(running: Running):
+    running.daemon.publication.rules = Rules(issuers={"a": Issuer("a", frozenset({"a.example"}), ("a-*",), "jose", 60.0)})
+    for name in ("a-1", "b-1"):
+        await running.keys.CreateKey(key_service_pb2.CreateKeyRequest(spec=key_service_pb2.KeySpec(name=name)))
+    found = await scrape(running)
+    keys = {issuer: found["keyd_jwks_keys", frozenset({("issuer", issuer)})] for issuer in ("", "a")}
+    assert keys == {"": 2, "a": 1}
+    assert found["keyd_jwks_bytes", frozenset({("issuer", "")})] == len(running.daemon.publication.document().body)
 
 
 async def test_the_publication_endpoint_has_no_figures(running: Running):

@@ -81,6 +81,10 @@ def test_every_field_arrives():
     assert (fleet.trust_domain, fleet.dns, fleet.max_connection_age) == ("example.org", False, 1800.0)
     assert (loaded.tcp["partners"].host, loaded.tcp["partners"].workload_api) == ("::", "unix:/run/spire/agent.sock")
     assert loaded.jwks.max_age == 600.0
+    issuers = config.publication(loaded).issuers
+    assert issuers["shop"].hosts == {"keys.shop.example", "keys.shop.example:8443", "[2001:db8::2]"}
+    assert (issuers["shop"].style, issuers["shop"].max_age) == ("omit", 60.0)
+    assert (issuers["plain"].style, issuers["plain"].max_age) == ("legacy", 600.0)  # as [jwks] has it
     assert loaded.defaults.algorithm is Algorithm.ES256
     assert loaded.defaults.kid_format is KidFormat.NAME_VERSION
     assert loaded.defaults.retention == 1.5 * 86400
@@ -305,7 +309,11 @@ class TestReload:
 
     def test_what_may_change(self, write):
         old = self.load(write, "")
-        new = self.load(write, '[log]\nlevel = "debug"\n[jwks]\nmax_age = "1m"\n[defaults]\nretention = "9d"\n[profiles.p]\n')
+        new = self.load(
+            write,
+            '[log]\nlevel = "debug"\n[jwks]\nmax_age = "1m"\n[defaults]\nretention = "9d"\n[profiles.p]\n'
+            '[issuers.a]\nhosts = ["a.example"]\nkeys = ["a"]\n',
+        )
         assert config.reload_conflicts(old, new) == []
 
     def test_listeners_may_not(self, write):
@@ -368,6 +376,7 @@ def _models() -> list[type[BaseModel]]:
         config.ProfileSection,
         config.GrantSection,
         config.PrincipalSection,
+        config.IssuerSection,
         config.Limits,
         config.PolicySection,
         SecretRef,

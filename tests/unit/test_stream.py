@@ -12,7 +12,7 @@ from keyd.core.policy import Policy
 from keyd.core.principal import Principal
 from keyd.core.signing import Signed
 from keyd.service.call import Call, Caller
-from keyd.service.signing import Publication, SigningService
+from keyd.service.signing import SigningService
 from keyd.v1 import signing_service_pb2 as pb
 
 
@@ -28,7 +28,7 @@ class HungSigner:
 
 async def test_a_client_that_goes_away_leaves_no_tasks() -> None:
     signer = HungSigner()
-    service = SigningService(None, signer, Publication(300, "jose"), Guard(Policy(), FakeClock()))  # type: ignore[arg-type]
+    service = SigningService(None, signer, None, Guard(Policy(), FakeClock()))  # type: ignore[arg-type]
 
     async def requests() -> AsyncIterator[pb.SignStreamRequest]:
         for number in range(5):

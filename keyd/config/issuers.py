@@ -1,0 +1,62 @@
+"""``[issuers.NAME]``: keys that are published together, at hosts of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from keyd.config.durations import Duration, text
+from keyd.config.grants import KeyGlob
+from keyd.config.section import Section
+from keyd.core import authorities
+from keyd.core.jwks import AlgStyle
+from keyd.core.publication import Issuer
+
+
+def _host(value: str) -> str:
+    if "*" in value:
+        raise ValueError("a host is written out; there are no wildcards here")
+    # Host names have no case (RFC 3986 section 3.2.2). That of other letters than ASCII is for whoever writes the A-labels.
+    host = value.lower() if value.isascii() else value
+    authorities.check(host)
+    return host
+
+
+def _once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("a host is there twice")
+    return values
+
+
+class IssuerSection(Section):
+    """``[issuers.NAME]``. Durations in seconds; what is None is as [jwks] has it."""
+
+    hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host)], ...], Field(min_length=1, max_length=256), AfterValidator(_once)
+    ]
+    keys: Annotated[tuple[KeyGlob, ...], Field(min_length=1, max_length=256)]
+    alg: AlgStyle | None = None
+    max_age: Annotated[Duration, Field(ge=1)] | None = None
+
+    def to_issuer(self, name: str, alg: AlgStyle, max_age: float) -> Issuer:
+        """Return it as the core has it; ``alg`` and ``max_age`` are those of [jwks]."""
+        own_age = max_age if self.max_age is None else self.max_age
+        return Issuer(name, frozenset(self.hosts), self.keys, self.alg or alg, own_age)
+
+
+def contradictions(issuers: Mapping[str, IssuerSection], max_age: float | None) -> Iterator[tuple[str, str, str]]:
+    """Tell what issuers have that another has too, or that [jwks] does not allow: the issuer, the field, and what is wrong.
+
+    ``max_age`` is that of [jwks]; None where it is not known.
+    """
+    taken: dict[str, str] = {}
+    for name, section in issuers.items():
+        for host in section.hosts:
+            if host in taken:
+                yield name, "hosts", f"issuer {taken[host]!r} has one of these hosts too; each belongs to one issuer"
+            taken[host] = name
+        if max_age is not None and section.max_age is not None and section.max_age > max_age:
+            message = f"more than {text(max_age)}, which is jwks.max_age: how long a version is published before it signs depends on that"
+            yield name, "max_age", message

@@ -1,0 +1,199 @@
+"""What the JWK Sets of this daemon are: one of all keys, one of each configured issuer, and one of each key.
+
+A set is rendered from timelines and clock when it is asked for, and kept until its next change. To render ten thousand keys anew
+for each request would let whoever asks often enough stop everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
+from types import MappingProxyType
+
+import structlog
+
+from keyd.core import globs, jwks
+from keyd.core.errors import KeyStateError, NotFoundError
+from keyd.core.jwks import AlgStyle, Document, Part
+from keyd.core.keyring import Keyring
+from keyd.core.snapshot import KeyView, Snapshot
+
+#: What a verifier in the field reads at most of one document (regent-httpsig 0.7).
+FEWEST_READ = 10
+SMALLEST_READ = 64 * 1024
+_log = structlog.get_logger("keyd.publication")
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """Keys that belong together, and the hosts at which their JWK Set is asked for.
+
+    Attributes:
+        hosts: host names or addresses, in lower case, with ``:port`` where only that port is meant.
+        keys: globs of key names; one has to match.
+        style: how ``alg`` is spelled.
+        max_age: seconds that the set may be cached.
+    """
+
+    name: str
+    hosts: frozenset[str]
+    keys: tuple[str, ...]
+    style: AlgStyle
+    max_age: float
+
+    @cached_property
+    def _matchers(self) -> tuple[globs.Matcher, ...]:
+        return tuple(globs.matcher(glob) for glob in self.keys)
+
+    def has(self, key: str) -> bool:
+        """Say whether a key of this name is one of the issuer's."""
+        return any(matches(key) for matches in self._matchers)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How JWK Sets are published; replaced on reload.
+
+    Attributes:
+        max_age: seconds that a set may be cached.
+        style: how ``alg`` is spelled where no issuer says otherwise.
+        issuers: by name.
+    """
+
+    max_age: float = 300.0
+    style: AlgStyle = "jose"
+    issuers: Mapping[str, Issuer] = field(default_factory=lambda: MappingProxyType({}))
+
+    @cached_property
+    def _hosts(self) -> Mapping[str, Issuer]:
+        return {host: issuer for issuer in self.issuers.values() for host in issuer.hosts}
+
+    def at(self, host: str, port: str = "") -> Issuer | None:
+        """Return the issuer whose set is asked for at a host; None: that of all keys.
+
+        Args:
+            host: in lower case, an IPv6 address in brackets.
+            port: decimal, or empty. A host that the configuration names without port is meant whatever the port.
+        """
+        exact = self._hosts.get(f"{host}:{port}") if port else None
+        return exact or self._hosts.get(host)
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A rendered set, good from ``since`` to ``until`` while ``snapshot`` is what there is. ``body`` is None where it would be empty."""
+
+    snapshot: Snapshot
+    since: float
+    until: float
+    body: bytes | None
+    etag: str
+    keys: int
+
+
+class Publication:
+    """The JWK Sets. What it keeps is bounded by the keys and issuers that there are, never by what is asked for."""
+
+    def __init__(self, keyring: Keyring, rules: Rules) -> None:
+        self._keyring = keyring
+        self._rules = rules
+        self._sets: dict[str | None, _Set] = {}
+        #: For each key and style: the view it is of, and from when it is good.
+        self._parts: dict[tuple[str, AlgStyle], tuple[KeyView, float, Part]] = {}
+
+    @property
+    def rules(self) -> Rules:
+        """How they are published."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: Rules) -> None:
+        self._rules = rules
+        self._sets.clear()
+
+    def issuer(self, name: str) -> Issuer:
+        """Return a configured issuer. Raises NotFoundError."""
+        found = self._rules.issuers.get(name)
+        if found is None:
+            raise NotFoundError(f"there is no issuer {name[:100]!r}; write [issuers.NAME] into the configuration")
+        return found
+
+    def document(self, *, key: str | None = None, issuer: Issuer | None = None) -> Document:
+        """Return the set of all published keys, of those of an issuer, or of one key as an issuer publishes it.
+
+        Raises:
+            NotFoundError: there is no such key, or it is none of the issuer's.
+            KeyStateError: nothing is published; see :func:`keyd.core.jwks.render`. An issuer's set is never empty.
+        """
+        now, snapshot = self._keyring.clock.now(), self._keyring.snapshot
+        style, max_age = (issuer.style, issuer.max_age) if issuer else (self._rules.style, self._rules.max_age)
+        if key is not None:
+            return self._of_key(snapshot, now, key, issuer, style, max_age)
+        found = self._set(snapshot, now, issuer, style)
+        if found.body is None:
+            raise jwks.nothing_published() if issuer is None else KeyStateError(f"no key of issuer {issuer.name!r} is published")
+        return Document(found.body, found.etag, jwks.age(now, found.until, max_age), found.keys)
+
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Return how many keys and octets the set of each issuer has; under the empty name, that of all keys."""
+        now, snapshot = self._keyring.clock.now(), self._keyring.snapshot
+        sizes = {}
+        for issuer in (None, *self._rules.issuers.values()):
+            found = self._set(snapshot, now, issuer, issuer.style if issuer else self._rules.style)
+            sizes[issuer.name if issuer else ""] = found.keys, len(found.body or b"")
+        return sizes
+
+    def warn_of_size(self) -> None:
+        """Log which sets are larger than every verifier reads."""
+        for name, (keys, octets) in self.sizes().items():
+            if keys > FEWEST_READ or octets > SMALLEST_READ:
+                _log.warning(
+                    "a JWK Set is larger than some verifiers read: keys beyond that do not exist for them",
+                    issuer=name or "(all keys)",
+                    keys=keys,
+                    bytes=octets,
+                    read_keys=FEWEST_READ,
+                    read_bytes=SMALLEST_READ,
+                    hint="give the keys to several issuers, or point verifiers at /keys/NAME/jwks.json",
+                )
+
+    def _of_key(
+        self, snapshot: Snapshot, now: float, name: str, issuer: Issuer | None, style: AlgStyle, max_age: float
+    ) -> Document:
+        view = snapshot.get(name)
+        if issuer is not None and not issuer.has(name):
+            raise NotFoundError(f"key {name!r} is none of issuer {issuer.name!r}")
+        part = self._part(view, now, style)
+        if not part.keys:
+            raise jwks.nothing_published(name)
+        body = jwks.body([part])
+        return Document(body, jwks.etag(body), jwks.age(now, part.until, max_age), part.keys)
+
+    def _set(self, snapshot: Snapshot, now: float, issuer: Issuer | None, style: AlgStyle) -> _Set:
+        name = issuer.name if issuer else None
+        known = self._sets.get(name)
+        if known is not None and known.snapshot is snapshot and known.since <= now < known.until:
+            return known
+        views = [view for key, view in snapshot.keys.items() if issuer is None or issuer.has(key)]
+        parts = [self._part(view, now, style) for view in views]
+        keys = sum(part.keys for part in parts)
+        until = min((part.until for part in parts), default=inf)
+        if keys or (issuer is None and not jwks.has_issuers(snapshot)):
+            body = jwks.body(parts)
+            rendered = _Set(snapshot, now, until, body, jwks.etag(body), keys)
+        else:
+            rendered = _Set(snapshot, now, until, None, "", 0)
+        self._sets[name] = rendered
+        return rendered
+
+    def _part(self, view: KeyView, now: float, style: AlgStyle) -> Part:
+        where = view.key.name, style
+        known = self._parts.get(where)
+        # A key that did not change is the same object in the next snapshot, so that a change costs one key and not all of them.
+        if known is not None and known[0] is view and known[1] <= now < known[2].until:
+            return known[2]
+        part = jwks.part(view, now, style)
+        self._parts[where] = view, now, part
+        return part
