@@ -22,7 +22,7 @@ from keyd.client.errors import (
 )
 from keyd.client.inputs import InputKind, SignInput
 from keyd.client.keys import ECKey, Ed25519Key, RSAKey
-from keyd.client.model import KeyInfo, Signature, VersionInfo
+from keyd.client.model import JwkSet, KeyInfo, Signature, VersionInfo
 from keyd.client.sync import Client
 from keyd.client.tls import TlsFiles
 
@@ -37,6 +37,7 @@ __all__ = [
     "InputKind",
     "InternalError",
     "InvalidRequest",
+    "JwkSet",
     "KeyInfo",
     "KeyStateError",
     "ApprovalNeeded",

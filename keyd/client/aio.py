@@ -16,7 +16,7 @@ from keyd.client.address import default_address, grpc_target
 from keyd.client.channel import OPTIONS
 from keyd.client.errors import KeydClientError, KeyStateError
 from keyd.client.inputs import InputKind, SignInput
-from keyd.client.model import KeyInfo, Signature
+from keyd.client.model import JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
 from keyd.client.stream import sign_stream
 from keyd.client.tls import RenewedChannel, TlsFiles, choose
@@ -134,20 +134,24 @@ class AsyncClient:
         """As :meth:`keyd.client.Client.sign_jwt`."""
         return (await self._call(self._stub.SignJWT, calls.jwt_request(key, claims, typ, lifetime, kid))).token
 
-    async def jwks(self, key: str | None = None) -> dict[str, Any]:
+    async def jwks(self, key: str | None = None, *, issuer: str | None = None) -> dict[str, Any]:
         """As :meth:`keyd.client.Client.jwks`."""
-        return calls.jwks(await self._call(self._stub.GetJWKS, pb.GetJWKSRequest(key=key or "")))
+        return {"keys": (await self.jwk_set(key, issuer=issuer)).keys}
 
-    async def watch(self, watched: Iterable[str]) -> AsyncIterator[KeyInfo]:
+    async def jwk_set(self, key: str | None = None, *, issuer: str | None = None) -> JwkSet:
+        """As :meth:`keyd.client.Client.jwk_set`."""
+        return calls.jwk_set(await self._call(self._stub.GetJWKS, pb.GetJWKSRequest(key=key or "", issuer=issuer or "")))
+
+    async def watch(self, watched: Iterable[str], *, retries: float | None = None) -> AsyncIterator[KeyInfo]:
         """As :meth:`keyd.client.Client.watch`."""
         request = pb.WatchKeysRequest(keys=watched)
-        attempts = self._endless()
+        attempts = self._endless(retries)
         while True:
             call = self._stub.WatchKeys(request)
             try:
                 async for response in call:
                     yield self._cache.put(calls.key_info(response.key))
-                    attempts = self._endless()
+                    attempts = self._endless(retries)
                 return
             except grpc.RpcError as exc:
                 await asyncio.sleep(attempts.pause_after(exc))
@@ -158,8 +162,8 @@ class AsyncClient:
         kid = calls.active_version(info).kid
         return await self.sign_base(info.name, build(info), kid), info
 
-    def _endless(self) -> Attempts:
-        return Attempts(float("inf"), self._retries, self._address)
+    def _endless(self, retries: float | None) -> Attempts:
+        return Attempts(float("inf"), self._retries if retries is None else retries, self._address)
 
     async def _call(self, method: Callable[..., Awaitable[Response]], request: object) -> Response:
         attempts = Attempts(self._timeout, self._retries, self._address)

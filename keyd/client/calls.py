@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyd.client.errors import InternalError, KeydClientError, KeyStateError, from_sign_error
 from keyd.client.inputs import SignInput
-from keyd.client.model import KeyInfo, Signature, VersionInfo
+from keyd.client.model import JwkSet, KeyInfo, Signature, VersionInfo
 from keyd.v1 import signing_service_pb2 as pb
 from keyd.v1 import types_pb2
 
@@ -103,10 +103,16 @@ def active_version(info: KeyInfo) -> VersionInfo:
     return info.active
 
 
-def jwks(response: pb.GetJWKSResponse) -> dict[str, Any]:
-    """Return a JWK Set."""
-    document: dict[str, Any] = json.loads(response.document)
-    return document
+def jwk_set(response: pb.GetJWKSResponse) -> JwkSet:
+    """Return a JWK Set. Raises InternalError where the answer is none."""
+    try:
+        well_formed = isinstance(json.loads(response.document)["keys"], list)
+    except (ValueError, KeyError, TypeError):
+        well_formed = False
+    if not well_formed:
+        raise InternalError("keyd answered with something that is no JWK Set", _INTERNAL)
+    issuers = {issuer.name: tuple(issuer.hosts) for issuer in response.issuers}
+    return JwkSet(response.document, response.etag, response.max_age.seconds, issuers)
 
 
 def duration(seconds: float) -> Duration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,30 @@ class VersionInfo:
         """The public JWK (RFC 7517), a new dict each time."""
         jwk: dict[str, Any] = json.loads(self.public_jwk)
         return jwk
+
+
+@dataclass(frozen=True, slots=True)
+class JwkSet:
+    """A JWK Set (RFC 7517 section 5) as the JWKS endpoint serves it.
+
+    Attributes:
+        document: JSON, UTF-8.
+        etag: strong entity tag, with its quotes; another whenever the document is.
+        max_age: for how many seconds it may be cached.
+        issuers: hosts of the issuers that the daemon is configured for, by name: with the set of all published keys, all of them;
+            with that of an issuer, this one.
+    """
+
+    document: bytes
+    etag: str
+    max_age: int
+    issuers: Mapping[str, tuple[str, ...]]
+
+    @property
+    def keys(self) -> list[dict[str, Any]]:
+        """The JWKs, new ones each time."""
+        keys: list[dict[str, Any]] = json.loads(self.document)["keys"]
+        return keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ class Attempts:
 
     Args:
         timeout: seconds for all attempts together.
-        retries: how many attempts may follow the first.
+        retries: how many attempts may follow the first; ``inf``: as many as it takes.
         address: where the call goes, for messages.
     """
 
     def __init__(
         self,
         timeout: float,
-        retries: int,
+        retries: float,
         address: str,
         *,
         monotonic: Callable[[], float] = time.monotonic,
@@ -51,7 +51,7 @@ class Attempts:
         """
         failure = from_rpc_error(error, self._address)
         wait = failure.retry_after if isinstance(failure, ResourceExhausted) else None
-        pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures) * (0.5 + self._jitter() / 2)
+        pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10)) * (0.5 + self._jitter() / 2)
         self._failures += 1
         if wait is not None:  # over the rate: nothing was done, and then there is room
             pause = max(pause, wait)

@@ -12,7 +12,7 @@ from keyd.client import calls, keys
 from keyd.client.channel import SyncChannel
 from keyd.client.errors import KeydClientError, KeyStateError
 from keyd.client.inputs import InputKind, SignInput, kind_of
-from keyd.client.model import KeyInfo, Signature
+from keyd.client.model import JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
 from keyd.client.tls import TlsFiles
 from keyd.v1 import signing_service_pb2 as pb
@@ -118,24 +118,29 @@ class Client(SyncChannel):
         """
         return self._call(self._stub.SignJWT, calls.jwt_request(key, claims, typ, lifetime, kid)).token
 
-    def jwks(self, key: str | None = None) -> dict[str, Any]:
-        """Return the JWK Set (RFC 7517 section 5) as it is published, of one key or of all."""
-        return calls.jwks(self._call(self._stub.GetJWKS, pb.GetJWKSRequest(key=key or "")))
+    def jwks(self, key: str | None = None, *, issuer: str | None = None) -> dict[str, Any]:
+        """Return the JWK Set (RFC 7517 section 5) as it is published, of one key, of an issuer, or of all."""
+        return {"keys": self.jwk_set(key, issuer=issuer).keys}
 
-    def watch(self, watched: Iterable[str]) -> Iterator[KeyInfo]:
+    def jwk_set(self, key: str | None = None, *, issuer: str | None = None) -> JwkSet:
+        """Return the same with its octets, entity tag and max-age, for whoever serves it on."""
+        return calls.jwk_set(self._call(self._stub.GetJWKS, pb.GetJWKSRequest(key=key or "", issuer=issuer or "")))
+
+    def watch(self, watched: Iterable[str], *, retries: float | None = None) -> Iterator[KeyInfo]:
         """Return each of these keys now, and again whenever it changes, without end.
 
-        Connects again when keyd goes away, and raises Unavailable after ``retries`` attempts in a row that brought nothing.
-        What it returns also refreshes what :meth:`key_info` remembers.
+        Connects again when keyd goes away, and raises Unavailable after ``retries`` attempts in a row that brought nothing: by
+        default those of the client; with ``math.inf`` it never gives up, and tries every 5 s in the end. Each key comes again after
+        that, changed or not. What it returns also refreshes what :meth:`key_info` remembers.
         """
         request = pb.WatchKeysRequest(keys=watched)
-        attempts = self._endless()
+        attempts = self._endless(retries)
         while True:
             call = self._stub.WatchKeys(request)
             try:
                 for response in call:
                     yield self._cache.put(calls.key_info(response.key))
-                    attempts = self._endless()
+                    attempts = self._endless(retries)
                 return
             except grpc.RpcError as exc:
                 time.sleep(attempts.pause_after(exc))
@@ -159,5 +164,5 @@ class Client(SyncChannel):
         kid = calls.active_version(info).kid
         return self.sign_base(info.name, build(info), kid), info
 
-    def _endless(self) -> Attempts:
-        return Attempts(float("inf"), self._retries, self._address)
+    def _endless(self, retries: float | None) -> Attempts:
+        return Attempts(float("inf"), self._retries if retries is None else retries, self._address)

@@ -120,7 +120,13 @@ class SigningService:
             self._guard.policy.rights(call.principal).need(request.key)
         issuer = self._publication.issuer(request.issuer) if request.issuer else None
         document = self._publication.document(key=request.key or None, issuer=issuer)
-        return pb.GetJWKSResponse(document=document.body, etag=document.etag, max_age=convert.duration(document.max_age))
+        told = [] if request.key else [issuer] if issuer else self._publication.rules.issuers.values()
+        return pb.GetJWKSResponse(
+            document=document.body,
+            etag=document.etag,
+            max_age=convert.duration(document.max_age),
+            issuers=[pb.Issuer(name=each.name, hosts=sorted(each.hosts)) for each in told],
+        )
 
     async def watch_keys(self, request: pb.WatchKeysRequest, call: Call) -> AsyncIterator[pb.WatchKeysResponse]:
         """Send each watched key now and whenever it changes, by an operator's call or by the clock.

@@ -475,6 +475,7 @@ class GetJWKSResponse(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     MAX_AGE_FIELD_NUMBER: _builtins.int
+    ISSUERS_FIELD_NUMBER: _builtins.int
     document: _builtins.bytes
     """The JWK Set: JSON, UTF-8."""
     etag: _builtins.str
@@ -483,20 +484,53 @@ class GetJWKSResponse(_message.Message):
     def max_age(self) -> _duration_pb2.Duration:
         """For how long it may be cached."""
 
+    @_builtins.property
+    def issuers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Issuer]:
+        """With the set of all published keys, every configured issuer; with that of an issuer, this one."""
+
     def __init__(
         self,
         *,
         document: _builtins.bytes = ...,
         etag: _builtins.str = ...,
         max_age: _duration_pb2.Duration | None = ...,
+        issuers: _abc.Iterable[Global___Issuer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_age", b"max_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "etag", b"etag", "max_age", b"max_age"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "etag", b"etag", "issuers", b"issuers", "max_age", b"max_age"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetJWKSResponse: _TypeAlias = GetJWKSResponse  # noqa: Y015
+
+@_typing.final
+class Issuer(_message.Message):
+    """Keys that are published together, at hosts of their own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the configuration."""
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Hosts at which its JWK Set is served, as `host` or `host:port`, in lower case."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Issuer: _TypeAlias = Issuer  # noqa: Y015
 
 @_typing.final
 class WatchKeysRequest(_message.Message):

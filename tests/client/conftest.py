@@ -101,6 +101,7 @@ class FakeDaemon(pb_grpc.SigningServiceServicer, key_service_pb2_grpc.KeyService
         self.deactivate_time: int | None = None
         self.disabled = False
         self.faults: deque[Fault] = deque()
+        self.jwks_document: bytes | None = None
         self.hang = False
         self.swallow = 0
         self.lie_about_kid = False
@@ -188,7 +189,15 @@ class FakeDaemon(pb_grpc.SigningServiceServicer, key_service_pb2_grpc.KeyService
     def GetJWKS(self, request, context):
         names = [request.key] if request.key else sorted(self.versions)
         document = json.dumps({"keys": [v.jwk() for name in names for v in self.versions[name]]}).encode()
-        return self._serve("GetJWKS", request, context, lambda _: pb.GetJWKSResponse(document=document, etag='"1"'))
+        if request.issuer not in ("", "shop"):
+            self.faults.append(Fault(grpc.StatusCode.NOT_FOUND))
+        answer = pb.GetJWKSResponse(
+            document=document if self.jwks_document is None else self.jwks_document,
+            etag='"1"',
+            issuers=[pb.Issuer(name="shop", hosts=["keys.example", "keys.example:8443"])],
+        )
+        answer.max_age.seconds = 300
+        return self._serve("GetJWKS", request, context, lambda _: answer)
 
     def WatchKeys(self, request, context):
         context.add_callback(self.changed.set)

@@ -70,6 +70,8 @@ async def test_batch_jwt_jwks(daemon, aclient) -> None:
     assert isinstance(missing, keyd.NotFound)
     assert (await aclient.sign_jwt("agent", {}, "t", 1)).count(".") == 2
     assert len((await aclient.jwks())["keys"]) == 1
+    assert len((await aclient.jwks(issuer="shop"))["keys"]) == 1
+    assert (await aclient.jwk_set("agent")).etag == '"1"'
 
 
 async def test_watch(daemon, aclient) -> None:

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 
 import grpc
 import jwt
@@ -243,6 +244,31 @@ def test_watch_connects_again(daemon, client) -> None:
     assert next(watch).active.kid == "agent-2"
     assert daemon.calls == ["WatchKeys"] * 4
     watch.close()
+
+
+def test_the_set_as_it_is_served(daemon, client) -> None:
+    found = client.jwk_set()
+    assert (found.etag, found.max_age, found.issuers) == ('"1"', 300, {"shop": ("keys.example", "keys.example:8443")})
+    assert {"keys": found.keys} == json.loads(found.document)
+    with pytest.raises(keyd.NotFound):
+        client.jwk_set(issuer="nobody")
+    assert [request.issuer for request in daemon.requests] == ["", "nobody"]
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": 1}', b"\xff"])
+def test_what_is_no_set_is_not_taken_for_one(daemon, client, document: bytes) -> None:
+    daemon.jwks_document = document
+    with pytest.raises(keyd.InternalError, match="no JWK Set"):
+        client.jwks()
+
+
+def test_a_watch_need_not_give_up(daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyd.client.retry._FIRST_PAUSE", 0.0)
+    daemon.faults.extend(daemon.Fault(UNAVAILABLE) for _ in range(1100))
+    with Client(daemon.address, retries=1) as client:
+        watch = client.watch(["agent"], retries=math.inf)
+        assert next(watch).active.kid == "agent-1"
+        watch.close()
 
 
 def test_watch_gives_up(daemon) -> None:

@@ -68,6 +68,7 @@ PUBLIC = {
         "etag",
         "failure",
         "handle",
+        "hosts",
         "http_algorithm",
         "jose_algorithm",
     ),

@@ -1,0 +1,130 @@
+"""``keyd jwks --out``: which JWK Sets the daemon publishes, and where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from keyd.cli import errors
+
+if TYPE_CHECKING:
+    from keyd.client import AdminClient, Client, JwkSet
+
+_WELL_KNOWN = ".well-known/jwks.json"
+
+
+@dataclass
+class Fetched:
+    """What the daemon publishes.
+
+    Attributes:
+        sets: by path below the directory.
+        kept: beginnings of paths of which the daemon does not say what belongs there, so that what is there stays.
+        failures: why, for people, with the exit code of each.
+    """
+
+    sets: dict[str, JwkSet] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    failures: list[tuple[str, int]] = field(default_factory=list)
+
+    def add(self, path: str, what: str, get: Callable[[], JwkSet]) -> None:
+        """Get one set. An empty one is not taken: verifiers would take it for the truth.
+
+        Raises:
+            KeydClientError: the daemon does not answer, or not with a set.
+        """
+        from keyd.client import KeydClientError
+
+        try:
+            found = get()
+        except KeydClientError as exc:
+            if exc.code.name not in ("FAILED_PRECONDITION", "PERMISSION_DENIED", "NOT_FOUND"):
+                raise
+            self.keep(path, what, str(exc), errors.EXIT_CODES[exc.code.name])
+            return
+        if found.keys:
+            self.sets[path] = found
+        else:
+            self.keep(path, what, "no key is published", errors.KEY_STATE)
+
+    def keep(self, path: str, what: str, why: str, code: int) -> None:
+        """Leave what is there, and say why."""
+        self.kept.add(path)
+        self.failures.append((f"{what} stays as it was written last: {why}", code))
+
+    @property
+    def state(self) -> object:
+        """What is another whenever there is something to write or to say."""
+        return {path: found.etag for path, found in self.sets.items()}, self.failures
+
+
+class Source(Protocol):
+    """Where the sets come from. Both methods raise KeydClientError when the daemon does not answer."""
+
+    def look(self) -> Fetched:
+        """Return as much as shows whether anything has changed."""
+        ...
+
+    def fetch(self) -> Fetched:
+        """Return all of it."""
+        ...
+
+
+class OneSet:
+    """The set of all keys, of one, or of an issuer, at ``path``."""
+
+    def __init__(self, client: Client, path: str, key: str | None, issuer: str | None) -> None:
+        self._client, self._path, self._key, self._issuer = client, path, key, issuer
+        self._what = f"the set of key {key!r}" if key else f"the set of issuer {issuer!r}" if issuer else "the set of all keys"
+
+    def look(self) -> Fetched:
+        """Return it."""
+        return self.fetch()
+
+    def fetch(self) -> Fetched:
+        """Return it."""
+        fetched = Fetched(kept={""})  # what else is there is not this set's affair
+        fetched.add(self._path, self._what, lambda: self._client.jwk_set(self._key, issuer=self._issuer))
+        return fetched
+
+
+class Everything:
+    """The tree that the endpoint serves: the set of all keys, that of each key, and below each host that of its issuer."""
+
+    def __init__(self, client: Client, admin: AdminClient) -> None:
+        self._client, self._admin = client, admin
+
+    def look(self) -> Fetched:
+        """Return the sets of all keys and of the issuers. That of one key does not change unless that of all keys does."""
+        fetched = Fetched()
+        fetched.add(_WELL_KNOWN, "the set of all keys", self._client.jwk_set)
+        if _WELL_KNOWN not in fetched.sets:
+            fetched.kept.add("")  # nor is anything else to be had then
+            return fetched
+        for name, hosts in fetched.sets[_WELL_KNOWN].issuers.items():
+            one = Fetched()
+            one.add("", f"the set of issuer {name!r}", lambda name=name: self._client.jwk_set(issuer=name))  # type: ignore[misc]
+            paths = [f"{host}/{_WELL_KNOWN}" for host in hosts]
+            fetched.sets.update((path, found) for path in paths for found in one.sets.values())
+            fetched.kept.update(path for path in paths if not one.sets)
+            fetched.failures += one.failures
+        return fetched
+
+    def fetch(self) -> Fetched:
+        """Return all of it. The files of keys that the caller may not list, or not use, stay as they are."""
+        fetched = self.look()
+        if "" not in fetched.kept:
+            self._add_keys(fetched)
+        return fetched
+
+    def _add_keys(self, fetched: Fetched) -> None:
+        from keyd.client import PermissionDenied
+
+        try:
+            names = [key.name for key in self._admin.list_keys() if key.publish]
+        except PermissionDenied as exc:
+            fetched.keep("keys/", "what is below keys/", str(exc), errors.REFUSED)
+            return
+        for name in names:
+            fetched.add(f"keys/{name}/jwks.json", f"the set of key {name!r}", lambda name=name: self._client.jwk_set(name))  # type: ignore[misc]
