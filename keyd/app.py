@@ -21,6 +21,7 @@ from keyd import audit, log, plugins, process
 from keyd import config as configuration
 from keyd.config import Config, ConfigError
 from keyd.core.clock import Clock, SystemClock
+from keyd.core.clock_jumps import watch_for_jumps
 from keyd.core.decision import NoAudit
 from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
@@ -195,6 +196,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
     stack.callback(rotation.cancel)
     watch = asyncio.create_task(monitor.run())
     stack.callback(watch.cancel)
+    jumps = asyncio.create_task(watch_for_jumps(clock, keyring.wake))
+    stack.callback(jumps.cancel)
     stack.push_async_callback(monitor.stop)
     _log.info(
         "serving",

@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from math import isinf
 
-from google.protobuf.message import Message
-
 from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.publication import Publication
 from keyd.core.signing import InputKind, Signed, Signer
-from keyd.core.snapshot import KeyView
 from keyd.service import convert
 from keyd.service.admission import begin, refused, throttle
 from keyd.service.call import Call
 from keyd.service.status import to_sign_error
+from keyd.service.watching import KeyStates, Watch
 from keyd.v1 import signing_service_pb2 as pb
 
 MAX_BATCH = 256
@@ -40,6 +38,7 @@ class SigningService:
         self._signer = signer
         self._publication = publication
         self._guard = guard
+        self._states = KeyStates()
 
     async def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
         """Sign one input."""
@@ -110,7 +109,8 @@ class SigningService:
     async def get_key(self, request: pb.GetKeyRequest, call: Call) -> pb.GetKeyResponse:
         """Return what an agent must know of a key. Any grant for the key will do."""
         self._guard.policy.rights(call.principal).need(request.key)
-        return convert.agents_key(self._keyring.snapshot.get(request.key), self._keyring.clock.now())
+        state, _ = self._states.of(self._keyring.snapshot.get(request.key), self._keyring.clock.now())
+        return state
 
     async def get_jwks(self, request: pb.GetJWKSRequest, call: Call) -> pb.GetJWKSResponse:
         """Return a JWK Set as the JWKS endpoint serves it. Those of all keys and of an issuer are public; that of one key needs a grant."""
@@ -136,25 +136,21 @@ class SigningService:
         names = list(dict.fromkeys(request.keys))
         if not 1 <= len(names) <= MAX_WATCHED:
             raise SizeError(f"1 to {MAX_WATCHED} keys can be watched in one call, got {len(names)}")
-        sent: dict[str, Message] = {}
-        looked_at: dict[str, tuple[KeyView, float]] = {}  # until when time alone changes nothing in it
+        now = self._keyring.clock.now
+        watch = Watch(self._states, names, now)
+        checked = None
         while True:
-            now, snapshot, policy = self._keyring.clock.now(), self._keyring.snapshot, self._guard.policy
-            for name in names:
-                policy.rights(call.principal).need(name)
-            views = [snapshot.get(name) for name in names]
-            for view in views:
-                seen, until = looked_at.get(view.key.name, (None, 0.0))
-                if seen is view and now < until:  # or each change of any key would cost all watched ones, of all watchers at once
-                    continue
-                looked_at[view.key.name] = view, view.next_change(now)
-                state = convert.agents_key(view, now)
-                if sent.get(view.key.name) != state:
-                    sent[view.key.name] = state
-                    yield pb.WatchKeysResponse(key=state)
+            snapshot, policy = self._keyring.snapshot, self._guard.policy
+            if policy is not checked:
+                for name in names:
+                    policy.rights(call.principal).need(name)
+                for name in names if checked is None else ():
+                    snapshot.get(name)  # before the first answer, not after some
+                checked = policy
+            for state in watch.news(snapshot):
+                yield pb.WatchKeysResponse(key=state)
             if self._keyring.snapshot is snapshot and self._guard.policy is policy:
-                change = min(until for _, until in looked_at.values())
-                await self._keyring.changed(None if isinf(change) else max(0.001, change - now))
+                await self._keyring.changed(None if isinf(watch.until) else max(0.001, watch.until - now()))
 
     async def _result(self, request: pb.SignRequest, call: Call) -> pb.SignResult:
         """Sign one of many, which its rate allows: those of a batch were charged together when the call came, those of a stream one by one."""

@@ -216,7 +216,7 @@ async def test_watchers_learn_of_changes_by_call_and_by_clock(running: Running) 
     waiting = (await asyncio.wait_for(anext(updates), 5)).key
     assert [v.state for v in waiting.versions] == [types_pb2.KEY_STATE_PRE_ACTIVATION, types_pb2.KEY_STATE_ACTIVE]
     running.clock.advance(24 * 3600)
-    await create(running, "other")  # any change wakes the watchers; the clock of this test wakes nobody by itself
+    await create(running, "other")  # any change wakes the watchers
     assert (await asyncio.wait_for(anext(updates), 5)).key.active.version == 2
     watch.cancel()
     assert (await refused(anext(aiter(running.signing.WatchKeys(pb.WatchKeysRequest(keys=["nobody"])))))).reason == "NOT_FOUND"

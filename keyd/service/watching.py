@@ -1,0 +1,88 @@
+"""What agents are told of keys, and who of those that watch has to be told something new.
+
+Every change wakes everybody who watches. So a change must cost each of them next to nothing: what changed between two snapshots is
+found once for all of them, and what they are told is made once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf, isinf
+
+from keyd.core.snapshot import KeyView, Snapshot
+from keyd.service import convert
+from keyd.v1 import signing_service_pb2 as pb
+
+
+class KeyStates:
+    """What agents are told, kept until it changes. There is one for each key at most."""
+
+    def __init__(self) -> None:
+        #: The view that it is of, from when and until when it is good, and what is told.
+        self._states: dict[str, tuple[KeyView, float, float, pb.GetKeyResponse]] = {}
+        self._difference: tuple[Snapshot, Snapshot, Sequence[str]] | None = None
+
+    def of(self, view: KeyView, now: float) -> tuple[pb.GetKeyResponse, float]:
+        """Return what agents are told of a key, not to be changed, and until when time alone changes nothing in it."""
+        known = self._states.get(view.key.name)
+        if known is not None and known[0] is view and known[1] <= now < known[2]:
+            return known[3], known[2]
+        state, until = convert.agents_key(view, now), view.next_change(now)
+        self._states[view.key.name] = view, now, until, state
+        return state, until
+
+    def changed(self, old: Snapshot, new: Snapshot) -> Sequence[str]:
+        """Return the names of the keys that differ."""
+        if old is new:
+            return ()
+        known = self._difference
+        if known is None or known[0] is not old or known[1] is not new:
+            names = [name for name, view in new.keys.items() if old.keys.get(name) is not view]
+            known = self._difference = (old, new, names)
+        return known[2]
+
+
+class Watch:
+    """What one caller watches, and what it was told of it."""
+
+    def __init__(self, states: KeyStates, names: Iterable[str], now: Callable[[], float]) -> None:
+        self._states = states
+        self._now = now
+        self._names = dict.fromkeys(names)
+        self._sent: dict[str, pb.GetKeyResponse] = {}
+        self._snapshot: Snapshot | None = None
+        self._looked = -inf
+        #: When which key has to be looked at again, the next first; ``_until`` says which of these still hold.
+        self._due: list[tuple[float, str]] = []
+        self._until: dict[str, float] = {}
+
+    @property
+    def until(self) -> float:
+        """When time alone changes any of it; ``inf``: never."""
+        return self._due[0][0] if self._due else inf
+
+    def news(self, snapshot: Snapshot) -> Iterator[pb.GetKeyResponse]:
+        """Return each key that is not as it was told last. Raises NotFoundError."""
+        for name in self._stale(snapshot):
+            state, until = self._states.of(snapshot.get(name), self._now())
+            self._until[name] = until
+            if not isinf(until):
+                heapq.heappush(self._due, (until, name))
+            if name not in self._sent or (self._sent[name] is not state and self._sent[name] != state):
+                self._sent[name] = state
+                yield state
+        self._snapshot = snapshot
+
+    def _stale(self, snapshot: Snapshot) -> list[str]:
+        now, looked = self._now(), self._looked
+        self._looked = now
+        if self._snapshot is None or now < looked:  # for the first time, or the clock was set back
+            self._due.clear()
+            return list(self._names)
+        names = {name: None for name in self._states.changed(self._snapshot, snapshot) if name in self._names}
+        while self._due and self._due[0][0] <= now:
+            until, name = heapq.heappop(self._due)
+            if self._until[name] == until:
+                names[name] = None
+        return list(names)
