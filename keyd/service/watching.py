@@ -53,7 +53,8 @@ class Watch:
         self._sent: dict[str, pb.GetKeyResponse] = {}
         self._snapshot: Snapshot | None = None
         self._looked = -inf
-        #: When which key has to be looked at again, the next first; ``_until`` says which of these still hold.
+        #: When which key has to be looked at again, the next first. A key that changed meanwhile is there more than once, and looked at
+        #: for nothing; ``_until`` has what holds.
         self._due: list[tuple[float, str]] = []
         self._until: dict[str, float] = {}
 
@@ -66,23 +67,31 @@ class Watch:
         """Return each key that is not as it was told last. Raises NotFoundError."""
         for name in self._stale(snapshot):
             state, until = self._states.of(snapshot.get(name), self._now())
-            self._until[name] = until
-            if not isinf(until):
-                heapq.heappush(self._due, (until, name))
+            self._note(name, until)
             if name not in self._sent or (self._sent[name] is not state and self._sent[name] != state):
                 self._sent[name] = state
                 yield state
         self._snapshot = snapshot
+
+    def _note(self, name: str, until: float) -> None:
+        if self._until.get(name) == until:
+            return
+        self._until[name] = until
+        if not isinf(until):
+            heapq.heappush(self._due, (until, name))
+        if len(self._due) > 2 * len(self._names):
+            self._due = [(until, name) for name, until in self._until.items() if not isinf(until)]
+            heapq.heapify(self._due)
 
     def _stale(self, snapshot: Snapshot) -> list[str]:
         now, looked = self._now(), self._looked
         self._looked = now
         if self._snapshot is None or now < looked:  # for the first time, or the clock was set back
             self._due.clear()
+            self._until.clear()
             return list(self._names)
         names = {name: None for name in self._states.changed(self._snapshot, snapshot) if name in self._names}
         while self._due and self._due[0][0] <= now:
-            until, name = heapq.heappop(self._due)
-            if self._until[name] == until:
-                names[name] = None
+            _, name = heapq.heappop(self._due)
+            names[name] = None
         return list(names)

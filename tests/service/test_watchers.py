@@ -207,6 +207,19 @@ class TestWatch:
         clock.advance(10)
         assert (self.told(watch, keys), watch.until) == ([], inf)
 
+    def test_changes_without_end_are_not_piled_up(self) -> None:
+        clock = FakeClock()
+        keys = Snapshot({name: self.view(name, first(START)) for name in ("a", "b")})
+        watch = Watch(KeyStates(), keys.keys, clock.now)
+        for number in range(50):
+            keys = keys.with_keys(self.view("a", replace(first(START), deactivate_at=START + 1000 - number)))
+            assert (self.told(watch, keys), watch.until) == (["a"] if number else ["a", "b"], START + 1000 - number)
+            assert len(watch._due) <= 4
+        clock.advance(951)
+        assert self.told(watch, keys) == ["a"]
+        clock.advance(100)
+        assert (self.told(watch, keys), watch.until) == ([], inf)
+
     def test_what_was_never_there(self) -> None:
         with pytest.raises(NotFoundError):
             self.told(Watch(KeyStates(), ["x"], FakeClock().now), Snapshot({}))
