@@ -9,6 +9,7 @@ import httpx
 import pytest
 from service_conftest import Running, refused
 
+from keyd import app
 from keyd.core import jwks
 from keyd.core.publication import Issuer, Rules
 from keyd.v1 import key_service_pb2 as pb
@@ -244,4 +245,32 @@ async def test_a_document_is_rendered_once_however_often_it_is_asked_for(
         assert (await http.get(f"/keys/no-{number}/jwks.json")).status_code == 404
         await running.signing.GetJWKS(signing_service_pb2.GetJWKSRequest())
     assert len(rendered) == 1
+    await http.aclose()
+
+
+async def test_a_reload_takes_issuers_over_and_says_which_sets_are_large(
+    running: Running, http: httpx.AsyncClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kids = [await create(running, f"shop-{number:02}") for number in range(11)]
+    path = running.directory / "keyd.toml"
+    before = path.read_text()
+    issuer = '[issuers.{}]\nhosts = ["keys.shop.example"]\nkeys = ["shop-*"]\nmax_age = "1m"\n'
+
+    async def answer() -> tuple[str, list[str]]:
+        response = await http.get("/.well-known/jwks.json", headers={"Host": "Keys.Shop.Example:8470"})
+        return response.headers["cache-control"], [key["kid"] for key in response.json()["keys"]]
+
+    assert (await answer())[0] == "public, max-age=300"
+    path.write_text(before + issuer.format("shop"))
+    capfd.readouterr()
+    app._reload(running.daemon, path)
+    logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert await answer() == ("public, max-age=60", kids)
+    assert [entry["issuer"] for entry in logged if "larger than" in entry["event"]] == ["(all keys)", "shop"]
+    path.write_text(before + issuer.format("shop") + issuer.format("other"))
+    app._reload(running.daemon, path)
+    assert await answer() == ("public, max-age=60", kids)  # two for one host: nothing is taken over
+    path.write_text(before)
+    app._reload(running.daemon, path)
+    assert (await answer())[0] == "public, max-age=300"
     await http.aclose()
