@@ -58,6 +58,8 @@ class Keyring:
         self.clock = clock
         self.served_max_age = served_max_age
         self.profiles: Mapping[str, Profile] = {}
+        #: Raises ClockError while the time is not one to write down. To stop a key or version is possible in any case.
+        self.check_clock: Callable[[], None] = lambda: None
         self._store = store
         self._runners = runners
         self._recording = asyncio.Lock()
@@ -66,6 +68,11 @@ class Keyring:
         self._changed = asyncio.Event()
         #: The newest change of any replica that was read.
         self._read = 0
+
+    @property
+    def newest_change(self) -> int:
+        """The number of the newest change of any replica that was read."""
+        return self._read
 
     async def start(self) -> None:
         """Load every key, and mend what an earlier process left half done inside of this one. Waits for no backend outside."""
@@ -245,7 +252,7 @@ class Keyring:
 
     async def set_enabled(self, name: str, enabled: bool) -> KeyView:
         """Let a key sign, or stop it. What is published stays so. Raises NotFoundError."""
-        await _to_the_end(self._move(name, partial(moves.enabled, wanted=enabled)))
+        await _to_the_end(self._move(name, partial(moves.enabled, wanted=enabled), stops=not enabled))
         return self.snapshot.get(name)
 
     async def compromise(self, name: str, number: int, reason: str) -> Change:
@@ -261,7 +268,7 @@ class Keyring:
         return await _to_the_end(self._compromise(name, number, reason))
 
     async def _compromise(self, name: str, number: int, reason: str) -> Change:
-        moved = await self._move(name, partial(moves.compromised, number=number, reason=reason))
+        moved = await self._move(name, partial(moves.compromised, number=number, reason=reason), stops=True)
         stopped = moved.changed[0]
         warnings = [verifiers.still_trusted(stopped.kid, self.served_max_age)]
         if self._lacks_active(name):
@@ -315,6 +322,7 @@ class Keyring:
 
         The caller holds the lock of the backend, and nobody the one for recording.
         """
+        self.check_clock()
         runner = self.runner(key)
         intent, handle = await self._maker.get(key, runner, source)
         try:
@@ -348,8 +356,10 @@ class Keyring:
                 return record
         raise _conflict(key.name)
 
-    async def _move(self, name: str, move: moves.Move) -> moves.Moved:
-        """Make a move on what is on record, and return what it changed."""
+    async def _move(self, name: str, move: moves.Move, *, stops: bool = False) -> moves.Moved:
+        """Make a move on what is on record, and return what it changed. One that ``stops`` something needs no right clock."""
+        if not stops:
+            self.check_clock()
         for _ in range(_ATTEMPTS):
             async with self._recording:
                 await self._refresh()

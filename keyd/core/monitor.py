@@ -53,11 +53,11 @@ class Monitor:
         self._keyring = keyring
         self._on_change = on_change
         self._watched = {name: _Watched() for name in keyring.backends}
-        self._stopping = False
+        self._withdrawn = False
 
     def answers(self, name: str) -> bool:
         """Say whether a backend can be used. One that answers may have single keys that are no good: see :meth:`failure`."""
-        return not self._stopping and self._outage(name) is None
+        return not self._withdrawn and self._outage(name) is None
 
     def failure(self, name: str) -> str | None:
         """Return what is wrong with a backend or its keys, for operators; None: nothing."""
@@ -73,9 +73,9 @@ class Monitor:
         """Look at every backend for ever."""
         await asyncio.gather(*(self._watch(name) for name in self._keyring.backends))
 
-    async def stop(self) -> None:
-        """Say that no backend answers, so that probes send nobody here any more."""
-        self._stopping = True
+    async def withdraw(self, withdrawn: bool = True) -> None:
+        """Say that no backend answers, so that probes send nobody here; or look at them again."""
+        self._withdrawn = withdrawn
         await self._report()
 
     async def _watch(self, name: str) -> None:

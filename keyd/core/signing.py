@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from keyd.core import jws, signature_base
@@ -48,6 +48,8 @@ class Signer:
         self._keyring = keyring
         self._guard = guard
         self.profiles = profiles
+        #: Raises ClockError while nothing may be signed, because what the time is is in doubt.
+        self.check_clock: Callable[[], None] = lambda: None
 
     async def sign(
         self,
@@ -69,6 +71,7 @@ class Signer:
         decision = self._guard.decision(principal, "sign", name)
         decision.digest = hashlib.sha256(data).digest()
         try:
+            self.check_clock()
             rules = self._guard.policy.rights(principal).sign(name)
             view, now = self._keyring.snapshot.get(name), decision.at
             if kind is InputKind.SIGNATURE_BASE:
@@ -98,6 +101,7 @@ class Signer:
         """Build the header for ``claims`` (a JSON object), sign, and return the compact JWT. Raises as :meth:`sign`."""
         decision = self._guard.decision(principal, "sign", name)
         try:
+            self.check_clock()
             rules = self._guard.policy.rights(principal).sign(name)
             view, now = self._keyring.snapshot.get(name), decision.at
             _need(view.key, Purpose.JWT, InputKind.JWS_SIGNING_INPUT)

@@ -212,7 +212,7 @@ async def test_until_it_was_looked_at_nothing_is_known(world: World) -> None:
     assert not world.monitor.answers("remote")
     assert await world.monitor.look("remote")
     assert world.monitor.answers("remote")
-    await world.monitor.stop()
+    await world.monitor.withdraw()
     assert not world.monitor.answers("remote"), "nobody is to be sent here any more"
 
 
