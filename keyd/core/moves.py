@@ -77,9 +77,9 @@ def planned(
 
 
 def at_once(view: KeyView, now: float) -> tuple[Timeline, tuple[KeyVersion, ...]]:
-    """Return the timeline of a next version that is active at once, also where one waits. Raises KeyStateError."""
+    """Return the timeline of a next version that is active at once. One that waits takes over in its time. Raises KeyStateError."""
     _need_enabled(view)
-    return successor(now, view.key.lifecycle, at_once=True), _retired(view, now)
+    return _until_pending(view, now, successor(now, view.key.lifecycle, at_once=True)), _retired(view, now)
 
 
 def compromised(view: KeyView, now: float, number: int, reason: str) -> Moved:
