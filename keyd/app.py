@@ -20,7 +20,7 @@ from backends.errors import BackendConfigError, BackendError
 from keyd import audit, log, plugins, process
 from keyd import config as configuration
 from keyd.config import Config, ConfigError
-from keyd.core.clock import Clock, SystemClock
+from keyd.core.clock import Clock
 from keyd.core.clock_jumps import watch_for_jumps
 from keyd.core.decision import NoAudit
 from keyd.core.errors import KeydError
@@ -34,6 +34,7 @@ from keyd.core.rotator import Rotator
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
+from keyd.fleet import Fleet
 from keyd.front import Front
 from keyd.service.admission import admitted
 from keyd.service.audit import AuditService
@@ -119,7 +120,7 @@ async def _run(config: Config, config_path: Path | None) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     async with AsyncExitStack() as stack:
-        daemon = await start(config, stack, SystemClock())
+        daemon = await start(config, stack)
         # What is there now stays. To look through it for garbage takes some 50 ms, in which nobody's call goes on.
         gc.collect()
         gc.freeze()
@@ -134,8 +135,8 @@ async def _run(config: Config, config_path: Path | None) -> None:
     _log.info("stopped")
 
 
-async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
-    """Start every part; ``stack`` closes them in reverse order."""
+async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = None) -> Daemon:
+    """Start every part; ``stack`` closes them in reverse order. With ``clock``, that is the time, and nobody asks if it is right."""
     server = config.server
     _make_directory(server.state_dir)
     stack.enter_context(process.lock_file(server.state_dir / "lock"))
@@ -145,23 +146,28 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
             stack.enter_context(listener.reserved(path))
     runners = _open_backends(config, stack)
     store = await _open_store(config, runners, stack)
-    keyring = Keyring(store, runners, clock, served_max_age=config.jwks.max_age)
+    fleet = Fleet(store, config.store.conninfo() if store.shared else None, clock)
+    await fleet.tell_time(stack)
+    keyring = Keyring(store, runners, fleet.clock, served_max_age=config.jwks.max_age)
     await keyring.start()
-    kept = await audit.start(config, keyring, store, clock, stack)
+    fleet.keep_time(keyring)
+    kept = await audit.start(config, keyring, store, fleet.clock, stack)
 
     metrics = Metrics()
     trail = CountedAudit(kept.trail if kept is not None else NoAudit(), metrics)
-    guard = Guard(Policy(), clock, trail)
+    guard = Guard(Policy(), fleet.clock, trail)
     signer = Signer(keyring, {}, guard)
+    signer.check_clock = fleet.check_signing
     publication = Publication(keyring, configuration.publication(config))
 
     async def report() -> None:
         await front.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
-    rotator = Rotator(keyring, config.rotation.to_rules())
+    rotator = Rotator(keyring, config.rotation.to_rules(), fleet.leads)
     metrics.watch_rotation(rotator)
     metrics.watch(keyring, monitor, publication)
+    metrics.watch_replica(fleet.figures)
     daemon = Daemon(config, keyring, monitor, rotator, guard, signer, publication, _defaults(config), kept)
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
@@ -192,13 +198,10 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock) -> Daemon:
         if runner.backend.capabilities.in_process:
             await monitor.look(name)
     await report()
-    rotation = asyncio.create_task(rotator.run())
-    stack.callback(rotation.cancel)
-    watch = asyncio.create_task(monitor.run())
-    stack.callback(watch.cancel)
-    jumps = asyncio.create_task(watch_for_jumps(clock, keyring.wake))
-    stack.callback(jumps.cancel)
-    stack.push_async_callback(monitor.stop)
+    fleet.follow(keyring, lambda right: monitor.withdraw(not right), stack)
+    for work in (rotator.run(), monitor.run(), watch_for_jumps(fleet.clock, keyring.wake)):
+        stack.callback(asyncio.create_task(work).cancel)
+    stack.push_async_callback(monitor.withdraw)
     _log.info(
         "serving",
         socket=str(server.socket),

@@ -20,6 +20,7 @@ from keyd.core.planner import Rules, Step, StepKind, due, lead_of, next_due
 from keyd.core.snapshot import KeyView
 
 _IDLE = 60.0  # seconds after which it looks again at the latest
+_STANDBY = 5.0  # seconds after which a replica that does not lead looks whether it does
 _RETRY, _LONGEST_RETRY = 60.0, 3600.0  # seconds after the first failure, doubled after each further one
 _OUTAGE = 10.0  # seconds that a backend is left alone when it throttles or the database is away
 _TOLD_EACH = 10  # versions that wait and are named in the log one by one
@@ -123,7 +124,7 @@ class Rotator:
     async def _step(self, backend: str) -> float:
         now = self._keyring.clock.now()
         if not (self.rules.enabled and self._leads()):
-            return now + _IDLE
+            return now + _STANDBY
         await self._survey(backend, now)
         waiting = sorted(self._due(now, backend), key=lambda step: (step.deadline, step.at, step.key, step.version))
         later = min((seen.next for seen in self._seen.values() if seen.view.key.backend == backend), default=inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_asgi_app
@@ -66,6 +67,29 @@ class Metrics:
         """Show, at each scrape, how rotation is getting on."""
         self.registry.register(_Rotation(rotator))
 
+    def watch_replica(self, figures: Callable[[], Replica]) -> None:
+        """Show, at each scrape, what ``figures`` returns."""
+        self.registry.register(_Fleet(figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What is told of a replica. None: it has no database that others use.
+
+    Attributes:
+        leads: whether it plans rotations.
+        store_up: whether the database answers.
+        newest_change: number of the newest change of any key that it has seen.
+        refresh_age: seconds since its keys were last known to be as in the database.
+        clock_offset: seconds that the clock of its machine is ahead of the database's.
+    """
+
+    leads: bool
+    store_up: bool | None = None
+    newest_change: int | None = None
+    refresh_age: float | None = None
+    clock_offset: float | None = None
+
 
 class CountedAudit:
     """An audit trail that counts what is written to it."""
@@ -127,3 +151,20 @@ class _Rotation(Collector):
         for backend in self._rotator.backends:
             failed.add_metric((backend,), self._rotator.failed[backend])
         yield failed
+
+
+class _Fleet(Collector):
+    def __init__(self, figures: Callable[[], Replica]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        replica = self._figures()
+        for name, help_text, value in (
+            ("keyd_replica_leads", "Whether this replica plans rotations", replica.leads),
+            ("keyd_store_up", "Whether the database answers", replica.store_up),
+            ("keyd_store_newest_change", "Number of the newest change of any key that was seen", replica.newest_change),
+            ("keyd_store_refresh_age_seconds", "Since the keys were last known to be as in the database", replica.refresh_age),
+            ("keyd_clock_offset_seconds", "How far this machine's clock is ahead of the database's", replica.clock_offset),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(name, help_text, value=float(value))
