@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile fuzz lifecycle bench-stores bench-cost bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile fuzz lifecycle fleet bench-stores bench-cost bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -29,6 +29,9 @@ audit-faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## kill, fill and falsify a 
 
 hostile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## send a daemon valid inputs broken in every known way; CASES= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m hostile --cases $(or $(CASES),12000) $(ARGS)
+
+fleet: $(VENV)/test.stamp $(VENV)/keyd.stamp ## three replicas under load, rotations, kills and database restarts; MINUTES= is for how long
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m fleet --minutes $(or $(MINUTES),10) $(ARGS)
 
 fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thought of; MINUTES= is for how long
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),10) $(ARGS)

@@ -1,0 +1,1 @@
+"""Three replicas on one PostgreSQL and one OpenBao, with traffic, rotations and trouble; `make fleet` runs it."""
