@@ -125,6 +125,9 @@ class PostgreSql:
     def _end(self, number: signal.Signals) -> None:
         if self.process.poll() is not None:
             return
+        if number is signal.SIGKILL:  # it must not start one more for somebody who connects just then
+            os.kill(self.process.pid, signal.SIGSTOP)
+            until(lambda: state(Path(f"/proc/{self.process.pid}")) == "T")
         processes = self._processes()
         for process in processes if number is signal.SIGKILL else processes[:1]:
             with suppress(ProcessLookupError):
