@@ -153,7 +153,7 @@ async def test_a_clock_that_is_set_forward_tells_those_who_watch(
     watchers: list[Watcher], running: Running, clock: RealClock
 ) -> None:
     """So it is after the machine slept: timers of the system stand still meanwhile."""
-    await running.daemon.keyring.prepare("agent", clock.now() + 3600)
+    await running.daemon.keyring.prepare("agent", clock.now() + 3600, newest=1)
     await until(lambda: all(watcher.told[-1][1].versions[0].timeline.HasField("deactivate_time") for watcher in watchers))
     set_at = time.monotonic()
     clock.set_forward(3601)

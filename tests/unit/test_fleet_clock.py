@@ -237,7 +237,7 @@ async def test_a_wrong_clock_stops_changes_and_signing_but_no_stopping(tmp_path:
         ring.create(new_key("other")),
         ring.rotate("agent"),
         ring.rotate("agent", at_once=True),
-        ring.prepare("agent", START + 1e6),
+        ring.prepare("agent", START + 1e6, newest=1),
         ring.roll_back("agent"),
         ring.set_paused("agent", True),
         ring.set_enabled("agent", True),

@@ -129,7 +129,7 @@ class TestMaxAge:
 
     async def test_a_version_made_ahead_of_time_comes_when_it_is_published(self, ring: Keyring) -> None:
         await ring.create(new_key("agent"))
-        made = await ring.prepare("agent", START + 7 * DAY)
+        made = await ring.prepare("agent", START + 7 * DAY, newest=1)
         sets = Publication(ring, RULES)
         assert isinstance(ring.clock, FakeClock)
         early = sets.document()
@@ -259,7 +259,7 @@ async def test_two_daemons_on_one_database_serve_the_same(tmp_path: Path) -> Non
         for ring in rings:
             await ring.refresh()
     await rings[0].rotate("shop-2")
-    await rings[1].prepare("a", START + 2 * DAY)
+    await rings[1].prepare("a", START + 2 * DAY, newest=1)
     await rings[1].rotate("b", at_once=True)
     seen = set()
     for step in (0, 0.5, DAY - 300, DAY, DAY + 299.5, 2 * DAY, 3 * DAY + 301, 30 * DAY):
