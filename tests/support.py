@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backends.api import Algorithm, BackendContext
 from backends.memory import MemoryBackend
+from keyd.core.clock import Clock
 from keyd.core.keyring import Keyring
 from keyd.core.model import Key, KidFormat, Purpose
 from keyd.core.profile import BUILT_IN
@@ -60,7 +61,7 @@ def new_key(name: str = "agent", **changes: object) -> Key:
     return replace(key, **changes)  # type: ignore[arg-type]
 
 
-def keyring(store: SqlStore, runners: Mapping[str, BackendRunner], clock: FakeClock) -> Keyring:
+def keyring(store: SqlStore, runners: Mapping[str, BackendRunner], clock: Clock) -> Keyring:
     ring = Keyring(store, runners, clock, served_max_age=300)
     ring.profiles = BUILT_IN
     return ring

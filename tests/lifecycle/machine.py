@@ -21,6 +21,7 @@ from support import FakeClock, intent, keyring, memory_backend, new_key
 
 from backends.errors import BackendUnavailableError
 from keyd.core.errors import KeydError, StoreUnavailableError
+from keyd.core.fleet.clock import SteadyClock
 from keyd.core.keyring import Change, Keyring
 from keyd.core.planner import Rules
 from keyd.core.rotator import Rotator
@@ -50,9 +51,10 @@ class Replica:
 
     def __init__(self, world: Lifecycle) -> None:
         self.store = SqlStore(world.path)
-        self.store.living = lambda: frozenset(each.store.replica for each in world.replicas)  # type: ignore[method-assign]
+        self.store._living = lambda _: frozenset(each.store.replica for each in world.replicas)  # type: ignore[method-assign]
         self.runner = BackendRunner("mem", world.backend, Limits(threads=1))
         self.ring = keyring(self.store, {"mem": self.runner}, world.clock)
+        self.ring.check_clock = world.clock.check
         self.rotator = Rotator(self.ring, Rules(create_ahead=500, per_minute=6000))
 
     def close(self) -> None:
@@ -66,7 +68,8 @@ class Lifecycle(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.directory = tempfile.TemporaryDirectory(dir=SCRATCH)
         self.path = Path(self.directory.name) / "keyd.db"
-        self.clock = FakeClock()
+        self.wall = FakeClock()
+        self.clock = SteadyClock(self.wall)
         self.backend = memory_backend()
         self.backend.close = lambda: None  # type: ignore[method-assign]  # one replica that ends does not end the other's
         self.replicas: list[Replica] = []
@@ -107,7 +110,7 @@ class Lifecycle(RuleBasedStateMachine):
             return None
         DONE[what] += 1
         if isinstance(result, Change):
-            active = result.key.active(self.clock.time)
+            active = result.key.active(self.clock.now())
             if active is None:
                 self.history.without_active.add(result.key.key.name)
         if isinstance(result, Change) and result.warnings:
@@ -119,7 +122,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(side=SIDES, name=NAMES, policy=st.sampled_from(POLICIES))
     def create(self, side: int, name: str, policy: LifecyclePolicy) -> None:
-        self.call(self.ring(side).create(new_key(name, lifecycle=policy, created_at=self.clock.time)))
+        self.call(self.ring(side).create(new_key(name, lifecycle=policy, created_at=self.clock.now())))
 
     @rule(side=SIDES, name=NAMES, at_once=st.booleans())
     def rotate(self, side: int, name: str, at_once: bool) -> None:
@@ -130,7 +133,7 @@ class Lifecycle(RuleBasedStateMachine):
                 "the caller is told"
             )
             if at_once:
-                assert change.key.active(self.clock.time).record == change.version  # type: ignore[union-attr]
+                assert change.key.active(self.clock.now()).record == change.version  # type: ignore[union-attr]
 
     @rule(side=SIDES, name=NAMES)
     def rotate_as_planned(self, side: int, name: str) -> None:
@@ -144,7 +147,7 @@ class Lifecycle(RuleBasedStateMachine):
             before, done = ring.snapshot, rotator.done.copy()
             await rotator.step()
             for name, view in before.keys.items():
-                if view.active(self.clock.time) is None:  # what it makes for a key that lacks one is in the log
+                if view.active(self.clock.now()) is None:  # what it makes for a key that lacks one is in the log
                     self.history.announced.update(v.record.kid for v in ring.snapshot.get(name).versions[len(view.versions) :])
             for kind, count in (rotator.done - done).items():
                 DONE[f"planner: {kind.name}"] += count
@@ -155,19 +158,19 @@ class Lifecycle(RuleBasedStateMachine):
     def roll_back(self, side: int, name: str) -> None:
         change = self.call(self.ring(side).roll_back(name))
         if isinstance(change, Change):
-            assert change.key.active(self.clock.time).record == change.version  # type: ignore[union-attr]
+            assert change.key.active(self.clock.now()).record == change.version  # type: ignore[union-attr]
 
     @rule(side=SIDES, name=NAMES, seconds=st.sampled_from([0.5, 59, 200]))
     def an_emergency_and_back(self, side: int, name: str, seconds: float) -> None:
         self.rotate(side, name, True)
-        self.clock.advance(seconds)
+        self.wall.advance(seconds)
         self.roll_back(1 - side, name)
 
     @rule(side=SIDES, name=NAMES, seconds=st.sampled_from([1, 601]))
     def a_rotation_is_held_for_a_while(self, side: int, name: str, seconds: float) -> None:
         self.rotate(side, name, False)
         self.set_paused(side, name, True)
-        self.clock.advance(seconds)
+        self.wall.advance(seconds)
         self.set_paused(1 - side, name, False)
 
     @rule(side=SIDES, name=NAMES, at_once=st.booleans())
@@ -206,7 +209,7 @@ class Lifecycle(RuleBasedStateMachine):
         ring = self.ring(side)
         # A replica hears of a change within a second. What it signs in that second is not looked at here.
         self.catch_up(side)
-        now = self.clock.time
+        now = self.clock.now()
         try:
             view = ring.snapshot.get(name)
             version = view.signer(None if back is None else view.version(self.number(ring, name, back)).record.kid, now)
@@ -256,14 +259,18 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.5, 59, 60, 61, 599, 600, 601, 1000, 4000, 100_000]))
     def time_passes(self, seconds: float) -> None:
-        self.clock.advance(seconds)
+        self.wall.advance(seconds)
+
+    @rule(seconds=st.sampled_from([1, 29, 31, 5000]))
+    def the_clock_is_set_back(self, seconds: float) -> None:
+        self.wall.advance(-seconds)
 
     @rule(side=SIDES, name=NAMES, before=st.booleans())
     def time_passes_to_the_next_change(self, side: int, name: str, before: bool) -> None:
         view = self.ring(side).snapshot.keys.get(name)
-        change = inf if view is None else view.next_change(self.clock.time)
+        change = inf if view is None else view.next_change(self.clock.now())
         if change < inf:
-            self.clock.time = max(self.clock.time, change - (0.001 if before else 0))
+            self.wall.time = max(self.wall.time, change - (0.001 if before else 0))
 
     @rule(side=SIDES)
     def catch_up(self, side: int) -> None:
@@ -301,7 +308,7 @@ class Lifecycle(RuleBasedStateMachine):
         store.finish_version = lost  # type: ignore[method-assign]
         view = self.ring(side).snapshot.keys.get(name)
         before = set() if view is None else {v.record.kid for v in view.versions}
-        unannounced = at_once or view is None or view.active(self.clock.time) is None
+        unannounced = at_once or view is None or view.active(self.clock.now()) is None
         try:
             self.call(self.ring(side).rotate(name, at_once=at_once))
         finally:
@@ -332,9 +339,9 @@ class Lifecycle(RuleBasedStateMachine):
         if not self.replicas:
             return
         for replica in self.replicas:
-            self.history.check_view(replica.ring.snapshot, self.clock.time)
+            self.history.check_view(replica.ring.snapshot, self.clock.now())
         for side in (0, 1):
             self.catch_up(side)
         first, second = (replica.ring.snapshot for replica in self.replicas)
-        self.history.check_agreement(first, second, self.clock.time)
-        self.history.check_record(first, self.replicas[0].store.load(), self.path, list(self.backend.list()), self.clock.time)
+        self.history.check_agreement(first, second, self.clock.now())
+        self.history.check_record(first, self.replicas[0].store.load(), self.path, list(self.backend.list()), self.clock.now())

@@ -123,7 +123,7 @@ async def test_what_an_operator_does(watchers: list[Watcher], running: Running, 
 
 async def test_what_the_clock_does(watchers: list[Watcher], running: Running, clock: RealClock) -> None:
     """A version made ahead of time is published, becomes active, and the one before it stops and leaves, with nobody's call."""
-    line = (await running.daemon.keyring.prepare("agent", clock.now() + 1.2)).version.timeline
+    line = (await running.daemon.keyring.prepare("agent", clock.now() + 1.2, newest=1)).version.timeline
     old = running.daemon.keyring.snapshot.get("agent").version(1).record.timeline
     assert line.publish_at > clock.now()
     delays = {
