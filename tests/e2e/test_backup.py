@@ -169,9 +169,10 @@ def test_an_old_backup_does_not_bring_back_what_was_stopped_since(daemon: Daemon
     assert "1 versions marked compromised, 1 destroyed" in printed
     assert "create_key born-later" in printed
     with daemon.admin() as admin, daemon.client() as client:
-        for name in ("leaked", "gone"):
-            with pytest.raises(KeydClientError, match="no active version"):
-                sign(client, name)
+        for name in ("leaked", "gone"):  # the planner has made a version whose number nobody has seen
+            assert int(sign(client, name).removeprefix(f"{name}-")) > 1000
+            with pytest.raises(KeydClientError, match="does not sign"):
+                client.sign_base(name, signature_base(time.time(), keyid=f"{name}-1"))
         assert sign(client, "kept") == "kept-1"
         assert not (daemon.directory / "state/backends/file/keys/gone.1.key").exists(), "it was destroyed, and is so again"
         admin.rotate_key("gone", now=True)
