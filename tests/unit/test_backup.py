@@ -325,6 +325,23 @@ def manifest(**changes: object) -> tuple[str, bytes]:
     return "manifest.json", json.dumps({**document, **changes}).encode()
 
 
+def extended(records: dict[str, str]) -> bytes:
+    """Return an archive whose first header is an extension (POSIX.1-2001 pax) of the one behind it."""
+    info = tarfile.TarInfo("manifest.json")
+    info.pax_headers = records
+    return gzip.compress(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+
+
+def sparse(size: int) -> bytes:
+    """Return a file of that size that has nothing in it: an old sparse file of GNU tar, whose real size is at offset 483."""
+    block = bytearray(link("manifest.json", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    block[386:410] = b"00000000000\0" * 2
+    block[483:495] = b"%011o\0" % size
+    block[148:156] = b" " * 8  # the checksum counts itself as spaces
+    block[148:156] = b"%06o\0 " % sum(block)
+    return gzip.compress(bytes(block) + bytes(1024))
+
+
 def link(name: str, kind: bytes) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, "/etc/passwd"
@@ -351,6 +368,12 @@ MEMBERS = tuple(SMALL.members.items())
         (packed(manifest(), MEMBERS[0], link("backends/f/k.1.key", tarfile.SYMTYPE)), "is not a plain file"),
         (packed(manifest(), MEMBERS[0], link("backends/f/k.1.key", tarfile.LNKTYPE)), "is not a plain file"),
         (packed(manifest(), link("tables", tarfile.DIRTYPE)), "is not a plain file"),
+        (packed(manifest(), link("tables", tarfile.CHRTYPE)), "is not a plain file"),
+        (packed(manifest(), link("tables", tarfile.FIFOTYPE)), "is not a plain file"),
+        (sparse(8**11 - 1), "is not a plain file"),  # 8 GiB of zeros, to whoever unpacks it
+        (extended({"GNU.sparse.size": "x", "GNU.sparse.map": "0,0"}), "is not a plain file"),
+        (extended({"GNU.sparse.map": "a"}), "is not a plain file"),
+        (packed(*[link("deeper", tarfile.GNUTYPE_LONGNAME)] * 2000), "is not a plain file"),
         (packed(manifest(members=[member("../../x")]), ("../../x", b"x")), "which no backup of keyd has"),
         (packed(manifest(members=[member("/x")]), ("/x", b"x")), "which no backup of keyd has"),
         (packed(manifest(members=[member("backends/f/../x")]), ("backends/f/../x", b"x")), "which no backup of keyd has"),
@@ -361,6 +384,7 @@ MEMBERS = tuple(SMALL.members.items())
         (packed(manifest(format=2)), "not one that this keyd knows"),
         (packed(manifest(format="1")), "not one that this keyd knows"),
         (packed(manifest(time="yesterday")), "not as keyd writes it \\(at time\\)"),
+        (packed(manifest(time="2027-99-15T08:00:00.000000Z")), "not as keyd writes it \\(at time\\)"),
         (packed(manifest(more=1)), "not as keyd writes it \\(at more\\)"),
         (packed(manifest(members=[{**member("backends/f/x"), "size": -1}])), "not as keyd writes it"),
     ],

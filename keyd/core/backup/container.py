@@ -16,9 +16,10 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Annotated, Any, Literal, cast
+from datetime import datetime
+from typing import IO, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 #: Bytes of a whole backup before compression. What is larger is neither written nor read.
 MAX_SIZE = 1 << 30
@@ -30,6 +31,11 @@ _NAME = re.compile(rf"tables/{_PART}\.jsonl|backends/{_PART}/{_PART}", re.ASCII)
 
 class BackupError(Exception):
     """A backup cannot be made, read or restored. The message says why, and what to do."""
+
+
+def _moment(value: str) -> str:
+    datetime.fromisoformat(value)  # ValueError for the 99th of a month
+    return value
 
 
 class BackendPart(BaseModel):
@@ -55,7 +61,7 @@ class _Manifest(BaseModel):
     format: Literal[1]
     keyd: Annotated[str, Field(max_length=64)]
     revision: Annotated[str, Field(max_length=32)]
-    time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+    time: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"), AfterValidator(_moment)]
     backends: dict[str, BackendPart]
     members: list[_Member]
 
@@ -115,9 +121,8 @@ class Backup:
         """
         try:
             with gzip.GzipFile(mode="rb", fileobj=stream) as compressed:
-                bounded = cast("IO[bytes]", _Bounded(compressed))
-                with tarfile.open(mode="r|", fileobj=bounded) as archive:
-                    backup = cls._from(archive)
+                bounded = _Bounded(compressed)
+                backup = cls._from(_entries(bounded))
                 while bounded.read(1 << 16):
                     pass  # to the end, where gzip has the checksum of the whole
                 return backup
@@ -125,8 +130,7 @@ class Backup:
             raise BackupError("this is no backup of keyd, or it is cut or damaged; take another copy") from exc
 
     @classmethod
-    def _from(cls, archive: tarfile.TarFile) -> Backup:
-        entries = _entries(archive)
+    def _from(cls, entries: Iterator[tuple[str, bytes]]) -> Backup:
         first = next(entries, None)
         if first is None or first[0] != _MANIFEST or len(first[1]) > _MAX_MANIFEST:
             raise BackupError("this is no backup of keyd: it does not begin with a manifest")
@@ -157,16 +161,38 @@ class _Bounded:
         chunk = self._stream.read(size)
         self._left -= len(chunk)
         if self._left < 0:
-            raise BackupError(f"it is larger than {MAX_SIZE >> 20} MiB, and so no backup of keyd")
+            raise _too_large()
         return chunk
 
 
-def _entries(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    for entry in archive:
-        content = archive.extractfile(entry) if entry.isreg() else None
-        if content is None:
+def _too_large() -> BackupError:
+    return BackupError(f"it is larger than {MAX_SIZE >> 20} MiB, and so no backup of keyd")
+
+
+def _entries(stream: _Bounded) -> Iterator[tuple[str, bytes]]:
+    """Return names and contents of plain files, until the block of zeros behind them.
+
+    Only single headers are given to tarfile. A whole archive makes it follow extensions that no backup has, among them sparse files,
+    which are of any size at no cost.
+    """
+    while any(block := _exactly(stream, tarfile.BLOCKSIZE)):
+        entry = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if entry.type != tarfile.REGTYPE:
             raise BackupError(f"{entry.name[:200]!r} is not a plain file, as all in a backup of keyd are")
-        yield entry.name, content.read()
+        if entry.size < 0:
+            raise tarfile.ReadError("a negative size")
+        if entry.size > MAX_SIZE:
+            raise _too_large()
+        content = _exactly(stream, entry.size)
+        _exactly(stream, -entry.size % tarfile.BLOCKSIZE)
+        yield entry.name, content
+
+
+def _exactly(stream: _Bounded, size: int) -> bytes:
+    content = stream.read(size)
+    if len(content) < size:
+        raise EOFError
+    return content
 
 
 def _parse(content: bytes) -> _Manifest:
