@@ -37,7 +37,11 @@ max_age = "1s"          # so that a rotation takes seconds here; the default is 
 [defaults]
 publish_lead = "3s"
 sign_grace = "2s"
-retention = "4s"        # nothing that is signed is valid for longer
+retention = "4s"        # nothing that is signed is valid for longer: the profile sees to it
+profile = "seconds"
+
+[profiles.seconds]
+max_expires_in = "4s"
 
 [log]
 format = "json"
