@@ -175,7 +175,8 @@ def _memory(config: Config, since: str) -> Memory | None:
 
 
 def _since(config: Config, contents: Contents, memory: Memory | None, skip: int, disabled_at: float | None) -> Since:
-    counted = {key.name for key in contents.records.keys if _counts(config.backends.get(key.backend))}
+    counting = {name for name in {key.backend for key in contents.records.keys} if _counts(config.backends.get(name))}
+    counted = {key.name for key in contents.records.keys if key.backend in counting}
     disabled: dict[str, float | None] = dict(memory.disabled) if memory is not None else {}
     if disabled_at is not None:
         disabled |= {key.name: disabled_at for key in contents.records.keys}

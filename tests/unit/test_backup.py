@@ -28,7 +28,7 @@ from backends.file import FileBackend
 from backends.kek import Kek, decode, encode
 from backends.secrets import Secret
 from keyd import backup as backups
-from keyd import config, process
+from keyd import config, plugins, process
 from keyd.config import Config
 from keyd.core.backup import BackendPart, Backup, BackupError, Contents, container, place
 from keyd.core.backup.contents import needed
@@ -481,6 +481,16 @@ def test_a_restore_brings_everything_back(source: Config, empty: Config) -> None
             columns = tuple(tables.metadata.tables[name].c.keys())
             query = query.replace("*", ", ".join(f'"{column}"' for column in columns))
             assert after.execute(query).fetchall() == before.execute(query).fetchall(), name
+
+
+def test_a_backend_type_is_not_looked_up_for_each_key(source: Config, empty: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up reads the metadata of every installed distribution, which takes longer than all else that is done for a key."""
+    looked: list[str] = []
+    load = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda name: looked.append(name) or load(name))
+    contents = passed_on(made(source))
+    backups.restore(empty, contents)
+    assert len(contents.records.keys) > 5 >= len(looked)
 
 
 def test_no_version_number_is_given_out_twice(source: Config, empty: Config) -> None:
