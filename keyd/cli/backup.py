@@ -51,7 +51,7 @@ def create(file: Path, config_path: Path | None, force: bool) -> None:
     What the backup does not have is said on stderr: private keys outside of files, and the key that files are encrypted under.
     """
     from keyd import backup as backups
-    from keyd.core.backup.place import save
+    from keyd.core.backup.place import pour, save
 
     if str(file) == "-" and output.on_terminal():
         raise click.UsageError("a backup is no text; name a FILE, or send stdout somewhere else")
@@ -59,8 +59,7 @@ def create(file: Path, config_path: Path | None, force: bool) -> None:
         _harden()
         made = backups.create(_config(config_path))
         if str(file) == "-":
-            made.write(sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            pour(made, sys.stdout.buffer)
         else:
             save(made, file, replace=force)
     output.warn(backup_view.not_in_it(made))

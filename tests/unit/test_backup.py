@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -269,6 +270,44 @@ def test_the_file_is_closed_to_others_and_nothing_is_replaced(source: Config, tm
     assert sorted(each.name for each in tmp_path.iterdir()) == ["b", "link", "source"]
     with pytest.raises(BackupError, match="No such file or directory"):
         place.save(other, tmp_path / "no/where")
+
+
+def test_a_directory_is_no_name_for_a_backup() -> None:
+    for path in (Path("/"), Path()):
+        with pytest.raises(BackupError, match="is a directory; name a file in it"):
+            place.save(SMALL, path)
+
+
+@pytest.mark.parametrize("says", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_hard_links_takes_a_backup(says: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stick with FAT, and shares."""
+
+    def link(source: object, target: Path) -> None:
+        if taken:
+            target.write_text("precious")
+        raise OSError(says, os.strerror(says))
+
+    taken = False
+    monkeypatch.setattr(os, "link", link)
+    place.save(SMALL, tmp_path / "b")
+    assert place.load(tmp_path / "b") == SMALL
+    taken = True
+    with pytest.raises(BackupError, match="exists already"):
+        place.save(SMALL, tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "precious"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["b", "c"]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BackupError, match="cannot write .*: No space left on device"):
+        place.save(SMALL, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+    with Path("/dev/full").open("wb", buffering=0) as stream, pytest.raises(BackupError, match="No space left on device"):
+        place.pour(SMALL, stream)
 
 
 SMALL = Backup(
