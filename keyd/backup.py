@@ -166,23 +166,27 @@ def _prove(config: Config, name: str, records: Records) -> int:
 
 def _memory(config: Config, since: str) -> Memory | None:
     path = config.audit.path
-    if path is None or not path.is_dir():
-        return None
-    found = files.in_directory(path)
     # The record of a call has the time at which it began. One that went on while the backup was made is not in it.
     begin = timestamp(datetime.fromisoformat(since).timestamp() - _LONGEST_CALL)
-    return remembered(found, begin) if found else None
+    try:
+        found = files.in_directory(path) if path is not None and path.exists() else []
+        return remembered(found, begin) if found else None
+    except OSError as exc:
+        cause = os.strerror(exc.errno) if exc.errno else str(exc)
+        raise BackupError(
+            f"cannot read the audit trail in {path}: {cause}; mend it, or move the damaged file away: what it says was stopped is then unknown"
+        ) from exc
 
 
 def _since(config: Config, contents: Contents, memory: Memory | None, skip: int, disabled_at: float | None) -> Since:
     counting = {name for name in {key.backend for key in contents.records.keys} if _counts(config.backends.get(name))}
     counted = {key.name for key in contents.records.keys if key.backend in counting}
-    disabled: dict[str, float | None] = dict(memory.disabled) if memory is not None else {}
+    disabled = dict(memory.disabled) if memory is not None else {}
     if disabled_at is not None:
         disabled |= {key.name: disabled_at for key in contents.records.keys}
     if memory is None:
         return Since(skip=skip, counted=counted, disabled=disabled)
-    return Since(memory.numbers, skip, counted, memory.compromised, memory.destroyed, disabled)
+    return Since(memory.numbers, skip, counted, memory.compromised, memory.destroyed, disabled, memory.enabled)
 
 
 def _counts(section: BackendConfig | None) -> bool:

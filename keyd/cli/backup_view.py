@@ -115,5 +115,5 @@ def show_restored(done: Restored) -> None:
         click.echo(one_line(record))
     click.echo(
         f"{len(memory.changes)} changes since ten minutes before, as the audit trail has them: {len(memory.compromised)} versions marked compromised, "
-        f"{len(memory.destroyed)} destroyed and {len(memory.disabled)} keys disabled or enabled were taken over; the others were not"
+        f"{len(memory.destroyed)} destroyed and {len(memory.disabled) + len(memory.enabled)} keys disabled or enabled were taken over; the others were not"
     )

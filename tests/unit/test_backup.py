@@ -24,6 +24,7 @@ from older_databases import IN_GRACE, KEK, LEFT_OVER, SCHEMAS, STATES, lay_out
 from sqlalchemy import JSON
 from support import START
 
+from backends.api import Backend
 from backends.errors import BackendConfigError, BackendError, BackendIntegrityError, KeyExistsError
 from backends.file import FileBackend
 from backends.kek import Kek, decode, encode
@@ -31,6 +32,7 @@ from backends.secrets import Secret
 from keyd import backup as backups
 from keyd import config, plugins, process
 from keyd.config import Config
+from keyd.core.audit.record import timestamp
 from keyd.core.backup import BackendPart, Backup, BackupError, Contents, container, place
 from keyd.core.backup.contents import needed
 from keyd.core.errors import StoreUnavailableError
@@ -303,7 +305,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(BackupError, match="cannot write .*: No space left on device"):
+    with pytest.raises(BackupError, match=r"cannot write .*: No space left on device"):
         place.save(SMALL, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
     with Path("/dev/full").open("wb", buffering=0) as stream, pytest.raises(BackupError, match="No space left on device"):
@@ -458,6 +460,14 @@ def test_a_name_that_no_reader_takes_is_not_written(name: str) -> None:
         ("keys", lambda rows: rows[0].update(name=5), "column name of table keys cannot have a value of type int"),
         ("keys", lambda rows: rows[0].update(publish=1), "column publish of table keys cannot have a value of type int"),
         ("keys", lambda rows: rows[0].update(name=None), "column name of table keys cannot have a value of type NoneType"),
+        (
+            "keys",
+            lambda rows: rows[0].update(profile="\ud800"),
+            "column profile of table keys has a value that no database keeps",
+        ),
+        ("keys", lambda rows: rows[0].update(profile="a\0b"), "column profile of table keys has a value that no database keeps"),
+        ("keys", lambda rows: rows[0].update(created_at=10**400), "column created_at of table keys has a value that no"),
+        ("version_numbers", lambda rows: rows[0].update(last=2**63), "column last of table version_numbers has a value that no"),
         ("keys", lambda rows: rows[0].update(algorithm="none"), "a value that keyd does not know"),
         ("keys", lambda rows: rows[0].update(purposes=["everything"]), "a value that keyd does not know"),
         ("keys", lambda rows: rows[0].update(created_at=float("nan")), "is not JSON"),
@@ -489,6 +499,13 @@ def test_lines_that_are_no_rows_are_refused(source: Config, line: bytes) -> None
     backup = made(source)
     with pytest.raises(BackupError, match=r"line 1 of tables/keys\.jsonl is not"):
         Contents.of(replace(backup, members={**backup.members, "tables/keys.jsonl": line}))
+
+
+def test_a_number_without_end_is_refused(source: Config) -> None:
+    backup = made(source)
+    rows = backup.members["tables/keys.jsonl"].replace(b'"disabled_at":null', b'"disabled_at":1e999')
+    with pytest.raises(BackupError, match="column disabled_at of table keys has a value that no database keeps"):
+        Contents.of(replace(backup, members={**backup.members, "tables/keys.jsonl": rows}))
 
 
 def test_a_newer_schema_is_refused(source: Config) -> None:
@@ -525,8 +542,13 @@ def test_a_restore_brings_everything_back(source: Config, empty: Config) -> None
 def test_a_backend_type_is_not_looked_up_for_each_key(source: Config, empty: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look-up reads the metadata of every installed distribution, which takes longer than all else that is done for a key."""
     looked: list[str] = []
-    load = plugins.load
-    monkeypatch.setattr(plugins, "load", lambda name: looked.append(name) or load(name))
+
+    def load(name: str) -> type[Backend]:
+        looked.append(name)
+        return original(name)
+
+    original = plugins.load
+    monkeypatch.setattr(plugins, "load", load)
     contents = passed_on(made(source))
     backups.restore(empty, contents)
     assert len(contents.records.keys) > 5 >= len(looked)
@@ -553,7 +575,9 @@ def test_numbers_are_not_left_out_where_nothing_was_made_since(source: Config, e
 def test_all_keys_can_be_disabled(source: Config, empty: Config) -> None:
     backups.restore(empty, passed_on(made(source)), disabled_at=START)
     with closing(database(empty)) as connection:
-        assert {at for (at,) in connection.execute("SELECT disabled_at FROM keys")} == {START}
+        times = dict(connection.execute("SELECT name, disabled_at FROM keys"))
+    assert times.pop("disabled") < START, "since when it is disabled is not forgotten"
+    assert set(times.values()) == {START}
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
@@ -775,6 +799,72 @@ def test_numbers_that_the_trail_knows_are_never_used_again(source: Config, empty
         last = dict(connection.execute("SELECT key, last FROM version_numbers").fetchall())
     assert (last["waiting"], last["grace"], last["born-later"], last["disabled"]) == (17, 2010, 11, 11)
     assert "no-version" not in last
+
+
+def test_a_number_that_somebody_only_typed_is_not_left_out(source: Config, empty: Config) -> None:
+    """An operator asked for a version that there never was, and was told so. The key would be at its last number for ever."""
+    with_trail(
+        empty,
+        record("destroy_version", "waiting", 2**32 - 1, detail="asked for"),
+        record("compromise_version", "waiting", 2**31, detail="asked for"),
+        record("compromise_version", "waiting", 3),
+    )
+    backups.restore(empty, passed_on(made(source)), skip=10)
+    assert numbers_of(empty)["waiting"] == 13
+
+
+def test_a_number_on_record_is_used_even_where_it_is_not_noted(source: Config, empty: Config) -> None:
+    backups.restore(empty, passed_on(with_rows(made(source), "version_numbers", lambda rows: rows.clear())), skip=0)
+    last = numbers_of(empty)
+    assert all(last[key] >= number for key, number in on_record(empty))
+
+
+def numbers_of(at: Config) -> dict[str, int]:
+    with closing(database(at)) as connection:
+        return dict(connection.execute("SELECT key, last FROM version_numbers").fetchall())
+
+
+def test_a_trail_that_missed_a_key_being_disabled_does_not_enable_it(source: Config, empty: Config) -> None:
+    """Another replica disabled it, shortly before the backup; this one's trail has only that it was enabled before that."""
+    backup = with_rows(made(source), "keys", lambda rows: [row.update(disabled_at=START - 60) for row in rows])
+    enabled = timestamp(START - 120), timestamp(START - 30)
+    with_trail(empty, record("enable_key", "active", at=enabled[0]), record("enable_key", "grace", at=enabled[1]))
+    backups.restore(empty, passed_on(backup))
+    with closing(database(empty)) as connection:
+        on = {name for (name,) in connection.execute("SELECT name FROM keys WHERE disabled_at IS NULL")}
+    assert on == {"grace"}
+
+
+def test_the_last_word_is_that_of_the_latest_time(source: Config, empty: Config) -> None:
+    """Not that of the last line: the files may be of several replicas."""
+    times = [f"2027-01-15T09:0{minute}:00.000000Z" for minute in range(3)]
+    with_trail(
+        empty,
+        record("disable_key", "active", at=times[2]),
+        record("enable_key", "active", at=times[1]),
+        record("enable_key", "grace", at=times[0]),
+        record("disable_key", "grace", at=times[1]),
+    )
+    done = backups.restore(empty, passed_on(made(source)))
+    assert done.memory is not None
+    assert (set(done.memory.disabled), set(done.memory.enabled)) == ({"active", "grace"}, set())
+    assert [each.time for each in done.memory.changes] == sorted(each.time for each in done.memory.changes)
+
+
+def test_a_damaged_trail_is_read_as_far_as_it_can_be(source: Config, empty: Config) -> None:
+    with_trail(
+        empty, record("compromise_version", "active", 1, at="2027-01-15T0\ud7ff:00"), record("disable_key", "grace", at="9")
+    )
+    done = backups.restore(empty, passed_on(made(source)))
+    assert done.memory is not None
+    assert on_record(empty)["active", 1].timeline.state(START) is KeyState.COMPROMISED
+
+
+def test_a_trail_that_cannot_be_read_is_said(source: Config, empty: Config) -> None:
+    (empty.server.state_dir / "audit").mkdir(parents=True)
+    (empty.server.state_dir / "audit/audit.jsonl.1.gz").write_bytes(gzip.compress(b"x" * 5000)[:-9])
+    with pytest.raises(BackupError, match=r"cannot read the audit trail in .* is damaged"):
+        backups.restore(empty, passed_on(made(source)))
 
 
 def test_without_a_trail_that_is_said(source: Config, empty: Config) -> None:

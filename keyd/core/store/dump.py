@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, select, text, update
@@ -51,7 +52,8 @@ class Since:
         counted: keys whose store never gives a number out twice; nothing is left out of theirs.
         compromised: when versions were marked compromised, by key and version.
         destroyed: when versions were destroyed, by key and version.
-        disabled: when keys were disabled; None for those that were enabled.
+        disabled: when keys were disabled that were not enabled again.
+        enabled: when keys were enabled that were not disabled again. One that the dump has as disabled later stays so.
     """
 
     numbers: Mapping[str, int] = field(default_factory=dict)
@@ -59,7 +61,8 @@ class Since:
     counted: Collection[str] = frozenset()
     compromised: Mapping[tuple[str, int], float] = field(default_factory=dict)
     destroyed: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    disabled: Mapping[str, float | None] = field(default_factory=dict)
+    disabled: Mapping[str, float] = field(default_factory=dict)
+    enabled: Mapping[str, float] = field(default_factory=dict)
 
 
 NOTHING = Since()
@@ -174,6 +177,17 @@ def _check(table: Table, row: Row) -> None:
         fits = column.nullable if value is None else type(value) in _FITS.get(column.type.python_type, (list, dict))
         if not fits:
             raise DumpError(f"column {column.name} of table {table.name} cannot have a value of type {type(value).__name__}")
+        if not _is_sound(value):
+            raise DumpError(f"column {column.name} of table {table.name} has a value that no database keeps")
+
+
+def _is_sound(value: object) -> bool:
+    """Say whether every database has the value: PostgreSQL no zero characters, SQLite no whole numbers of more than 64 bits."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _count_on(connection: Connection, table: Table) -> None:
@@ -188,7 +202,10 @@ def _count_on(connection: Connection, table: Table) -> None:
 
 def _catch_up(connection: Connection, since: Since) -> None:
     numbers, versions, keys = tables.numbers, tables.versions, tables.keys
-    last = {row.key: row.last for row in connection.execute(select(numbers))}
+    highest = select(versions.c.key, func.max(versions.c.version)).group_by(versions.c.key)
+    last: dict[str, int] = {key: version for key, version in connection.execute(highest)}  # noqa: C416 - rows are no pairs to mypy
+    for row in connection.execute(select(numbers)):
+        last[row.key] = max(row.last, last.get(row.key, 0))
     for key in {*last, *since.numbers}:
         skip = 0 if key in since.counted else since.skip
         behind = max(last.get(key, 0), since.numbers.get(key, 0)) + skip
@@ -202,5 +219,7 @@ def _catch_up(connection: Connection, since: Since) -> None:
             where = (versions.c.key == key) & (versions.c.version == version) & column.is_(None)
             values = {column.name: at} | ({"compromise_reason": reason} if reason else {})
             connection.execute(update(versions).where(where).values(values))
-    for key, disabled_at in since.disabled.items():
-        connection.execute(update(keys).where(keys.c.name == key).values(disabled_at=disabled_at))
+    for key, at in since.enabled.items():
+        connection.execute(update(keys).where((keys.c.name == key) & (keys.c.disabled_at < at)).values(disabled_at=None))
+    for key, at in since.disabled.items():
+        connection.execute(update(keys).where((keys.c.name == key) & keys.c.disabled_at.is_(None)).values(disabled_at=at))
