@@ -75,9 +75,10 @@ def create(config: Config, clock: Callable[[], float] = time.time) -> Backup:
             if not missing:
                 break
         else:
+            other = "if another replica has it, give that backend another name there; " if config.store.url is not None else ""
             raise BackupError(
-                f"the private key {missing[0]} is on record and not in its store; restore it, or mark its version compromised and "
-                "destroy it"
+                f"the private key {missing[0]} is on record and not in its store; {other}restore it, or mark its version "
+                "compromised and destroy it"
             )
     members = {table_member(name): to_lines(rows) for name, rows in dump.tables.items()}
     members |= {f"backends/{name}/{file}": content for name, files in found.items() for file, content in files.items()}
@@ -97,7 +98,9 @@ def _backed_up(config: Config, name: str, wanted: Collection[str]) -> tuple[Back
     return BackendPart(type=section.type, private_keys=True), found
 
 
-def restore(config: Config, contents: Contents, *, skip: int = SKIP, disabled_at: float | None = None) -> Restored:
+def restore(
+    config: Config, contents: Contents, *, skip: int = SKIP, disabled_at: float | None = None, trails: Collection[Path] = ()
+) -> Restored:
     """Put a backup back into an empty database and into the stores of private keys. No daemon may run on it.
 
     Everything is looked at before anything is written. Then come the private keys, each of which is compared with the record, and
@@ -108,6 +111,7 @@ def restore(config: Config, contents: Contents, *, skip: int = SKIP, disabled_at
         contents: the backup.
         skip: how many version numbers of each key to leave out. 0 only where nothing was made since the backup.
         disabled_at: when given, every key is disabled as of this time, in seconds since the epoch.
+        trails: directories with the audit trails of other replicas. Each has only what was done at its own.
 
     Raises:
         AlreadyRunningError: the daemon runs.
@@ -123,7 +127,7 @@ def restore(config: Config, contents: Contents, *, skip: int = SKIP, disabled_at
     with process.lock_file(state_dir / "lock"), closing(_database(config, new=True)) as database:
         dumps.need_empty(database)
         exportable = _stores(config, contents)
-        memory = _memory(config, contents.backup.time)
+        memory = _memory(config, contents.backup.time, trails)
         for dry_run in (True, False):
             for name, store in exportable.items():
                 options = config.backends[name].options
@@ -164,17 +168,22 @@ def _prove(config: Config, name: str, records: Records) -> int:
     return len(versions)
 
 
-def _memory(config: Config, since: str) -> Memory | None:
-    path = config.audit.path
+def _memory(config: Config, since: str, trails: Collection[Path]) -> Memory | None:
+    own = config.audit.path
     # The record of a call has the time at which it began. One that went on while the backup was made is not in it.
     begin = timestamp(datetime.fromisoformat(since).timestamp() - _LONGEST_CALL)
     try:
-        found = files.in_directory(path) if path is not None and path.exists() else []
+        found = files.in_directory(own) if own is not None and own.exists() else []
+        for directory in trails:
+            others = files.in_directory(directory)
+            if not others:
+                raise BackupError(f"there is no audit trail in {directory}")
+            found += others
         return remembered(found, begin) if found else None
     except OSError as exc:
-        cause = os.strerror(exc.errno) if exc.errno else str(exc)
+        cause = f"{exc.filename}: {os.strerror(exc.errno)}" if exc.errno else str(exc)
         raise BackupError(
-            f"cannot read the audit trail in {path}: {cause}; mend it, or move the damaged file away: what it says was stopped is then unknown"
+            f"cannot read the audit trail: {cause}; mend it, or move the damaged file away: what it says was stopped is then unknown"
         ) from exc
 
 

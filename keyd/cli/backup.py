@@ -99,11 +99,21 @@ def verify(file: Path, as_json: bool) -> None:
     metavar="N",
     help="Version numbers of each key to leave out, because they may have been used since. Default: 1000.",
 )
+@click.option(
+    "--trail",
+    "trails",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Audit trail of another replica, to read besides one's own. Can be given more than once.",
+)
 @click.option("--disabled", is_flag=True, help="Disable every key: nothing is signed before you enabled it.")
 @yes_option
 @config_option
 @json_option
-def restore(file: Path, skip: int | None, config_path: Path | None, disabled: bool, yes: bool, as_json: bool) -> None:
+def restore(
+    file: Path, skip: int | None, trails: tuple[Path, ...], config_path: Path | None, disabled: bool, yes: bool, as_json: bool
+) -> None:
     """Put a backup back, with the daemon stopped and into an empty database. Nothing that is there is replaced.
 
     What was done after the backup was made is unknown again, as far as the audit trail does not remember it.
@@ -117,8 +127,14 @@ def restore(file: Path, skip: int | None, config_path: Path | None, disabled: bo
         prompts.confirm(f"Restore the state of {contents.backup.time}? {backup_view.LOST}", yes=yes)
         now = time.time()
         done = backups.restore(
-            config, contents, skip=backups.SKIP if skip is None else skip, disabled_at=now if disabled else None
+            config,
+            contents,
+            skip=backups.SKIP if skip is None else skip,
+            disabled_at=now if disabled else None,
+            trails=trails,
         )
+        if config.store.url is not None and not trails:
+            output.warn(["what was stopped at other replicas since the backup is in their audit trails only; see --trail"])
     if as_json:
         output.print_json(backup_view.restored_document(done, now))
     else:

@@ -863,8 +863,24 @@ def test_a_damaged_trail_is_read_as_far_as_it_can_be(source: Config, empty: Conf
 def test_a_trail_that_cannot_be_read_is_said(source: Config, empty: Config) -> None:
     (empty.server.state_dir / "audit").mkdir(parents=True)
     (empty.server.state_dir / "audit/audit.jsonl.1.gz").write_bytes(gzip.compress(b"x" * 5000)[:-9])
-    with pytest.raises(BackupError, match=r"cannot read the audit trail in .* is damaged"):
+    with pytest.raises(BackupError, match=r"cannot read the audit trail: .* is damaged"):
         backups.restore(empty, passed_on(made(source)))
+
+
+def test_what_was_stopped_at_another_replica_stays_stopped(source: Config, empty: Config, tmp_path: Path) -> None:
+    with_trail(empty, record("disable_key", "grace"))
+    with_trail(source, record("compromise_version", "active", 1), record("rotate_key", "waiting", 9))
+    (tmp_path / "none").mkdir()
+    contents = passed_on(made(source))
+    with pytest.raises(BackupError, match=r"there is no audit trail in .*/none"):
+        backups.restore(empty, contents, trails=[tmp_path / "none"])
+    with pytest.raises(BackupError, match=r"cannot read the audit trail: .*/gone: No such file or directory"):
+        backups.restore(empty, contents, trails=[tmp_path / "gone"])
+    done = backups.restore(empty, contents, skip=0, trails=[source.server.state_dir / "audit"])
+    assert done.memory is not None and set(done.memory.disabled) == {"grace"}
+    assert on_record(empty)["active", 1].timeline.state(START) is KeyState.ACTIVE, "it was stopped later"
+    assert on_record(empty)["active", 1].timeline.state(1_800_010_000.0) is KeyState.COMPROMISED
+    assert numbers_of(empty)["waiting"] == 9
 
 
 def test_without_a_trail_that_is_said(source: Config, empty: Config) -> None:
