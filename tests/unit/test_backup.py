@@ -11,7 +11,9 @@ import os
 import shutil
 import sqlite3
 import tarfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from components.postgres import Database, fresh_database
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from older_databases import IN_GRACE, KEK, LEFT_OVER, SCHEMAS, STATES, lay_out
-from sqlalchemy import JSON
+from sqlalchemy import JSON, Connection
 from support import START
 
 from backends.api import Backend
@@ -949,6 +951,32 @@ def test_postgresql_must_be_empty_and_unused(source: Config, shared: tuple[Confi
     backups.restore(there, contents)
     with pytest.raises(DumpError, match="is not empty"):
         backups.restore(there, contents)
+
+
+def test_a_replica_that_starts_meanwhile_waits_and_sees_everything(
+    source: Config, shared: tuple[Config, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, database = shared
+    contents = passed_on(made(source))
+    with closing(SqlStore.on_postgres(database.conninfo, replica_name="two")) as store, ThreadPoolExecutor() as pool:
+        starting: list[Future[int]] = []
+
+        def start() -> int:
+            store.register("two")
+            return len(store.load().versions)
+
+        def fill_all(connection: Connection, rows: dump.Dump) -> None:
+            starting.append(pool.submit(start))
+            deadline = time.monotonic() + 30
+            while not starting[0].done() and not database.execute("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            original(connection, rows)
+
+        original = dump._fill_all
+        monkeypatch.setattr(dump, "_fill_all", fill_all)
+        backups.restore(there, contents)
+        assert starting[0].result(30) == len(contents.records.versions)
 
 
 def test_postgresql_that_is_away_is_said(source: Config, shared: tuple[Config, Database]) -> None:

@@ -114,6 +114,7 @@ def restore(database: Database, dump: Dump, since: Since = NOTHING) -> None:
         raise DumpError(f"the rows are of schema {dump.schema!r}, which this keyd does not know; restore them with a newer keyd")
     try:
         with database.migrating() as connection:
+            _hold_off(connection)
             _need_empty(connection, database, dump.schema)
             migrate.upgrade(connection, dump.schema)
             _fill_all(connection, dump)
@@ -122,6 +123,12 @@ def restore(database: Database, dump: Dump, since: Since = NOTHING) -> None:
             _catch_up(connection, since)
     except IntegrityError as exc:
         raise DumpError("the rows contradict one another") from exc
+
+
+def _hold_off(connection: Connection) -> None:
+    """Have a replica that starts meanwhile wait before it takes part, so that it does not miss what is put in."""
+    if connection.dialect.name == "postgresql" and tables.replicas.name in inspect(connection).get_table_names():
+        connection.execute(text(f"LOCK TABLE {tables.replicas.name} IN SHARE MODE"))
 
 
 def _need_empty(connection: Connection, database: Database, schema: str | None = None) -> None:
