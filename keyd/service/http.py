@@ -16,6 +16,8 @@ from keyd.service.http_host import BadHostError, host_of
 
 _PROBE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PUBLIC = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
+# A cache may keep a 404 for as long as it likes if nobody says otherwise (RFC 9111 section 4.2.2): past the key's creation, that is.
+_NO_SET = {**_PUBLIC, "Cache-Control": "no-store"}
 
 
 def application(keyring: Keyring, publication: Publication, monitor: Monitor) -> Starlette:
@@ -27,15 +29,15 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
             issuer = publication.rules.at(*host_of(request.scope["headers"]))
             document = publication.document(key=name, issuer=issuer)
         except BadHostError:
-            return PlainTextResponse("one Host, please\n", 400, _PUBLIC)
+            return PlainTextResponse("one Host, please\n", 400, _NO_SET)
         except NotFoundError:
-            return PlainTextResponse("no such key\n", 404, _PUBLIC)
+            return PlainTextResponse("no such key\n", 404, _NO_SET)
         except KeyStateError:
             if name is not None and not keyring.snapshot.get(name).key.publish:
                 return PlainTextResponse(
-                    "no such key\n", 404, _PUBLIC
+                    "no such key\n", 404, _NO_SET
                 )  # as if it were not there: it is none of the internet's business
-            return PlainTextResponse("nothing is published now\n", 503, {**_PUBLIC, "Retry-After": "5"})
+            return PlainTextResponse("nothing is published now\n", 503, {**_NO_SET, "Retry-After": "5"})
         # No Vary: the host is part of the URI, and so of every cache's key (RFC 9110 section 7.1, RFC 9111 section 2).
         headers = {**_PUBLIC, "ETag": document.etag, "Cache-Control": f"public, max-age={document.max_age}"}
         if _unchanged(request, document.etag):
@@ -56,7 +58,7 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
         lines = [f"{name}: {'ok' if ok else 'failing'}\n" for name, ok in sorted(sound.items()) if asked in (None, name)]
         return PlainTextResponse("".join(lines), 200 if good else 503, _PROBE)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/.well-known/jwks.json", jwk_set),
             Route("/keys/{name}/jwks.json", jwk_set),
@@ -65,6 +67,9 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
             Route("/readyz/{backend}", ready),
         ]
     )
+    # A redirect to the path without a slash would lead to whatever host the request names, and a cache may keep it.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _unchanged(request: Request, etag: str) -> bool:

@@ -81,6 +81,26 @@ async def test_what_is_not_there(running: Running, http: httpx.AsyncClient) -> N
     await http.aclose()
 
 
+async def test_nothing_is_redirected_to_a_host_that_the_client_names(running: Running, http: httpx.AsyncClient) -> None:
+    for path in ("/.well-known/jwks.json/", "/keys/agent/jwks.json/", "/livez/"):
+        response = await http.get(path, headers={"Host": "evil.example"})
+        assert (response.status_code, "location" in response.headers) == (404, False)
+    await http.aclose()
+
+
+async def test_no_cache_keeps_the_answer_that_there_is_no_set(running: Running, http: httpx.AsyncClient) -> None:
+    await create(running, "hidden", unpublished=True)
+    for path, host, status in (
+        ("/keys/soon/jwks.json", "a", 404),
+        ("/keys/hidden/jwks.json", "a", 404),
+        ("/.well-known/jwks.json", "a", 503),
+        ("/.well-known/jwks.json", "a/b", 400),
+    ):
+        response = await http.get(path, headers={"Host": host})
+        assert (response.status_code, response.headers["cache-control"]) == (status, "no-store")
+    await http.aclose()
+
+
 async def test_a_key_that_is_not_published_is_not_there(running: Running, http: httpx.AsyncClient) -> None:
     kid = await create(running, "seen")
     await create(running, "hidden", unpublished=True)

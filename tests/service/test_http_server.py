@@ -1,0 +1,88 @@
+"""The HTTP listener, as clients see it that do not get on, and as a flood of them does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from keyd.service import http_server
+from keyd.service.http_server import HttpServer
+
+LARGE = b"x" * 32 * 1024 * 1024  # more than the buffers of both ends hold
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    body = LARGE if scope["path"] == "/large" else b"ok"
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HttpServer]:
+    server = HttpServer(answer, "127.0.0.1", 0)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def connections(server: HttpServer) -> int:
+    return len(server._server.server_state.connections)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: a", b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["silent", "slow", "not reading"]
+)
+async def test_who_does_not_get_on_is_not_waited_for(server: HttpServer, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(http_server, "PATIENCE", 0.3)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+    writer.write(sent)
+    await until(lambda: connections(server) == 1)
+    await until(lambda: connections(server) == 0)
+    writer.close()
+
+
+async def test_who_gets_on_stays(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "PATIENCE", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    end = time.monotonic() + 0.6
+    while time.monotonic() < end:
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_a_flood_keeps_no_descriptors(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MOST_CONNECTIONS", 5)
+    writers = [(await asyncio.open_connection("127.0.0.1", server.port))[1] for _ in range(5)]
+    await until(lambda: connections(server) == 5)
+    reader, late = await asyncio.open_connection("127.0.0.1", server.port)
+    with pytest.raises(ConnectionError):
+        if await asyncio.wait_for(reader.read(), 20) == b"":
+            raise ConnectionResetError
+    assert connections(server) == 5
+    for writer in (*writers, late):
+        writer.close()
+    await until(lambda: connections(server) == 0)
+
+
+async def test_who_does_not_read_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_LAST_ANSWERS", 1)
+    server = HttpServer(answer, "127.0.0.1", 0)
+    await server.start()
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+    writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    await until(lambda: connections(server) == 1)
+    await asyncio.wait_for(server.stop(), 20)
+    await until(lambda: connections(server) == 0)
+    writer.close()
