@@ -89,4 +89,4 @@ def _publish(
         except TreeError as exc:
             raise click.ClickException(str(exc)) from None
         except OSError as exc:
-            raise click.ClickException(f"{exc.filename or path}: {exc.strerror}; nothing else was written") from None
+            raise click.ClickException(f"{exc.filename or path}: {exc.strerror}") from None

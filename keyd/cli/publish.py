@@ -21,15 +21,20 @@ class Fetched:
     Attributes:
         sets: by path below the directory.
         kept: beginnings of paths of which the daemon does not say what belongs there, so that what is there stays.
+        gone: paths of sets in which no key is published any more. What is there may be of a compromised key, and stays in no case.
         failures: why, for people, with the exit code of each.
+        seen: what is another whenever there is something to write or to say.
     """
 
     sets: dict[str, JwkSet] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
     failures: list[tuple[str, int]] = field(default_factory=list)
+    seen: object = None
 
     def add(self, path: str, what: str, get: Callable[[], JwkSet]) -> None:
-        """Get one set. An empty one is not taken: verifiers would take it for the truth.
+        """Get one set. An empty one is not taken: verifiers would take it for the truth. Nor is it a reason to take away what is there,
+        for the daemon that has no keys at all is hardly the one that published them.
 
         Raises:
             KeydClientError: the daemon does not answer, or not with a set.
@@ -39,7 +44,11 @@ class Fetched:
         try:
             found = get()
         except KeydClientError as exc:
-            if exc.code.name not in ("FAILED_PRECONDITION", "PERMISSION_DENIED", "NOT_FOUND"):
+            if exc.reason == "KEY_STATE":
+                self.gone.add(path)
+                self.failures.append((f"{what} is taken away: {exc}", errors.KEY_STATE))
+                return
+            if exc.code.name not in ("PERMISSION_DENIED", "NOT_FOUND"):
                 raise
             self.keep(path, what, str(exc), errors.EXIT_CODES[exc.code.name])
             return
@@ -53,10 +62,10 @@ class Fetched:
         self.kept.add(path)
         self.failures.append((f"{what} stays as it was written last: {why}", code))
 
-    @property
-    def state(self) -> object:
-        """What is another whenever there is something to write or to say."""
-        return {path: found.etag for path, found in self.sets.items()}, self.failures
+    def note(self) -> Fetched:
+        """Note what has been seen so far, and return this."""
+        self.seen = {path: found.etag for path, found in self.sets.items()}, list(self.failures)
+        return self
 
 
 class Source(Protocol):
@@ -86,7 +95,7 @@ class OneSet:
         """Return it."""
         fetched = Fetched(kept={""})  # what else is there is not this set's affair
         fetched.add(self._path, self._what, lambda: self._client.jwk_set(self._key, issuer=self._issuer))
-        return fetched
+        return fetched.note()
 
 
 class Everything:
@@ -100,21 +109,23 @@ class Everything:
         fetched = Fetched()
         fetched.add(_WELL_KNOWN, "the set of all keys", self._client.jwk_set)
         if _WELL_KNOWN not in fetched.sets:
-            fetched.kept.add("")  # nor is anything else to be had then
-            return fetched
+            if not fetched.gone:
+                fetched.kept.add("")  # nor is anything else to be had then
+            return fetched.note()
         for name, hosts in fetched.sets[_WELL_KNOWN].issuers.items():
             one = Fetched()
             one.add("", f"the set of issuer {name!r}", lambda name=name: self._client.jwk_set(issuer=name))  # type: ignore[misc]
             paths = [f"{host}/{_WELL_KNOWN}" for host in hosts]
             fetched.sets.update((path, found) for path in paths for found in one.sets.values())
-            fetched.kept.update(path for path in paths if not one.sets)
+            fetched.kept.update(path for path in paths if one.kept)
+            fetched.gone.update(path for path in paths if one.gone)
             fetched.failures += one.failures
-        return fetched
+        return fetched.note()
 
     def fetch(self) -> Fetched:
         """Return all of it. The files of keys that the caller may not list, or not use, stay as they are."""
         fetched = self.look()
-        if "" not in fetched.kept:
+        if _WELL_KNOWN in fetched.sets:
             self._add_keys(fetched)
         return fetched
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,13 +29,19 @@ def check_path(path: str) -> str:
     return path
 
 
+def is_there(target: Path, data: bytes) -> bool:
+    """Say whether a file is there that has this content. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return not target.is_symlink() and target.read_bytes() == data
+    return False
+
+
 def write(target: Path, data: bytes) -> bool:
     """Write a file whole or not at all, readable for all; say whether it was another before. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if not target.is_symlink() and target.read_bytes() == data:
-            return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".keyd-", dir=target.parent)
+    if is_there(target, data):
+        return False
+    _make_directory(target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=".keyd-", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -51,6 +57,16 @@ def write(target: Path, data: bytes) -> bool:
     return True
 
 
+def remove(target: Path) -> bool:
+    """Remove a file; say whether there was one. Raises OSError."""
+    try:
+        target.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    _sync(target.parent)
+    return True
+
+
 class Tree:
     """A directory of documents. Methods raise OSError, TreeError."""
 
@@ -60,34 +76,55 @@ class Tree:
     @contextmanager
     def locked(self) -> Iterator[Tree]:
         """Be the only one who writes there."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        _make_directory(self._root)
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise TreeError(f"another keyd jwks writes to {self._root}") from None
+            self._tidy()
             yield self
         finally:
             os.close(descriptor)
 
-    def update(self, documents: Mapping[str, bytes], kept: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Write what is another, and take away what was written before and is neither there now nor begins with one of ``kept``.
+    def changes(self, documents: Mapping[str, bytes], kept: Iterable[str], gone: Iterable[str]) -> set[str]:
+        """Return the paths that :meth:`update` writes or takes away."""
+        before = self._known()
+        written = {path for path, data in documents.items() if not is_there(self._root / check_path(path), data)}
+        return written | (before - _staying(before, documents, kept, gone))
+
+    def update(
+        self, documents: Mapping[str, bytes], kept: Iterable[str], gone: Iterable[str], done: Callable[[str], None]
+    ) -> dict[str, OSError]:
+        """Write what is another, and take away what was written before and is not there now, or is ``gone``.
+
+        What begins with one of ``kept`` stays. Where one fails the others are written all the same.
+
+        Args:
+            done: is told the path of each that was written or taken away, at once.
 
         Returns:
-            The paths that were written, and those that were taken away.
+            What failed, by path.
         """
         before = self._known()
         wanted = {check_path(path) for path in documents}
-        staying = wanted | {path for path in before if path.startswith(tuple(kept))}
+        staying = _staying(before, documents, kept, gone)
         # On record before it is there, so that a crash leaves no file that nobody takes away.
         self._note(before | wanted)
-        written = [path for path in sorted(wanted) if write(self._root / path, documents[path])]
-        gone = sorted(before - staying)
-        for path in gone:
-            self._remove(self._root / path)
+        failed: dict[str, OSError] = {}
+        for path in sorted(before | wanted):
+            try:
+                changed = path not in staying and self._remove(self._root / path)
+                changed |= path in wanted and write(self._root / path, documents[path])
+            except OSError as exc:
+                failed[path] = exc
+                staying.add(path)
+                continue
+            if changed:
+                done(path)
         self._note(staying)
-        return written, gone
+        return failed
 
     def _known(self) -> set[str]:
         try:
@@ -105,16 +142,36 @@ class Tree:
                 f"{self._root / MANIFEST} is not as keyd wrote it; remove it, and the files that keyd shall no longer serve"
             ) from None
 
+    def _tidy(self) -> None:
+        """Remove what one that was killed while it wrote has left."""
+        for directory in {self._root, *((self._root / path).parent for path in self._known())}:
+            for left in directory.glob(".keyd-*.tmp"):
+                left.unlink(missing_ok=True)
+
     def _note(self, paths: set[str]) -> None:
         write(self._root / MANIFEST, json.dumps({"files": sorted(paths)}, indent=0).encode())
 
-    def _remove(self, target: Path) -> None:
-        target.unlink(missing_ok=True)
+    def _remove(self, target: Path) -> bool:
+        removed = remove(target)
         for directory in target.parents:
             if directory == self._root:
                 break
             with contextlib.suppress(OSError):  # something else is in it
                 directory.rmdir()
+        return removed
+
+
+def _staying(before: set[str], documents: Mapping[str, bytes], kept: Iterable[str], gone: Iterable[str]) -> set[str]:
+    return {path for path in before if path.startswith(tuple(kept))} - set(gone) | documents.keys()
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory and those above it, for all to look into: whoever serves the files is somebody else."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    path.chmod(0o755)
 
 
 def _sync(directory: Path) -> None:

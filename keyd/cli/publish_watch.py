@@ -6,8 +6,8 @@ import json
 import os
 import select
 import signal
-import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,15 @@ import click
 
 from keyd.cli import output
 from keyd.cli.publish import Fetched, Source
-from keyd.cli.publish_tree import Tree, TreeError, write
+from keyd.cli.publish_program import Program
+from keyd.cli.publish_tree import Tree, TreeError, is_there, remove, write
 
 if TYPE_CHECKING:
     from keyd.client import JwkSet
 
 PAUSE = 1.0  # seconds between two looks at the daemon
 LONGEST_PAUSE = 30.0  # while it does not answer, or the files cannot be written
+RECHECK = 300.0  # after that much all is fetched and compared, whether or not a change was seen: grants and files change, too
 MEDIA_TYPE = "application/jwk-set+json"
 
 
@@ -34,42 +36,62 @@ class Publisher:
         tree: the directory, if it is one.
         program: is run without a shell as ``program out``, with a JSON object for each file that changed on its standard input.
         as_json: how each file is told of.
+
+    Raises:
+        TreeError: what the program has yet to be told of cannot be read.
     """
 
     def __init__(self, out: Path, tree: Tree | None, program: Path | None, *, as_json: bool) -> None:
-        self._out, self._tree, self._program, self._as_json = out, tree, program, as_json
-        self._not_told: dict[str, dict[str, Any]] = {}
+        self._out, self._tree, self._as_json = out, tree, as_json
+        self._program = Program(program, out, is_tree=tree is not None) if program is not None else None
+        self._known: dict[str, dict[str, Any]] = {}
+        self._failed: dict[str, OSError] = {}
 
     def publish(self, fetched: Fetched, *, all_files: bool) -> None:
-        """Write what changed. With ``all_files`` tell of the others too. Raises OSError, TreeError."""
+        """Write what changed, and run the program. With ``all_files`` tell of the others too.
+
+        Raises:
+            OSError, TreeError: some of it failed. All that could be done is done.
+        """
         bodies = {path: found.document for path, found in fetched.sets.items()}
-        gone: list[str] = []
-        if self._tree is None:
-            written = [path for path, body in bodies.items() if write(self._out, body)]
-        else:
-            written, gone = self._tree.update(bodies, fetched.kept)
-        changed = {path: _told(path, fetched.sets[path]) for path in written}
-        changed |= {path: {"path": path, "removed": True} for path in gone}
-        unchanged = {path: _told(path, found) for path, found in fetched.sets.items() if path not in changed}
-        for told in changed.values():
-            self._tell(told, changed=True)
-        for told in unchanged.values() if all_files else ():
-            self._tell(told, changed=False)
-        self._not_told |= changed
+        self._known = {path: _told(path, found) for path, found in fetched.sets.items()}
+        changed: set[str] = set()
+
+        def done(path: str) -> None:
+            changed.add(path)
+            self._tell(self._known.get(path, {"path": path, "removed": True}), changed=True)
+
+        if self._program is not None:
+            self._program.expect(self._changes(fetched, bodies))
+        self._failed = self._write(fetched, bodies, done)
+        for path in sorted(self._known.keys() - changed) if all_files and not self._failed else ():
+            self._tell(self._known[path], changed=False)
         self.run_program()
+        for failure in self._failed.values():
+            raise failure
 
     def run_program(self) -> None:
-        """Run the program, if there is anything that it was not told of. Raises TreeError where it fails."""
-        if self._program is None or not self._not_told:
-            return
-        lines = "".join(json.dumps(told) + "\n" for told in self._not_told.values())
-        try:
-            done = subprocess.run([self._program, self._out], input=lines.encode(), check=False)  # noqa: S603 - the operator's program, no shell
-        except OSError as exc:
-            raise TreeError(f"{self._program} cannot be run: {exc.strerror}") from None
-        if done.returncode:
-            raise TreeError(f"{self._program} ended with {done.returncode}; the files are written, and not passed on")
-        self._not_told.clear()
+        """Run the program, if there is anything that it was not told of. Raises OSError, and TreeError where it fails."""
+        if self._program is not None:
+            self._program.run(self._known, self._failed)
+
+    def _changes(self, fetched: Fetched, bodies: dict[str, bytes]) -> set[str]:
+        if self._tree is not None:
+            return self._tree.changes(bodies, fetched.kept, fetched.gone)
+        return {path for path, body in bodies.items() if not is_there(self._out, body)} | (
+            fetched.gone if self._out.exists() else set()
+        )
+
+    def _write(self, fetched: Fetched, bodies: dict[str, bytes], done: Callable[[str], None]) -> dict[str, OSError]:
+        if self._tree is not None:
+            return self._tree.update(bodies, fetched.kept, fetched.gone, done)
+        for path, body in bodies.items():
+            if write(self._out, body):
+                done(path)
+        for path in fetched.gone:
+            if remove(self._out):
+                done(path)
+        return {}
 
     def _tell(self, told: dict[str, Any], *, changed: bool) -> None:
         if self._as_json:
@@ -123,9 +145,8 @@ class Stop:
 def once(source: Source, publisher: Publisher) -> int:
     """Write what there is, and return the exit code. Raises KeydClientError, OSError, TreeError."""
     fetched = source.fetch()
+    output.warn(text for text, _ in fetched.failures)
     publisher.publish(fetched, all_files=True)
-    for text, _ in fetched.failures:
-        output.warn([text])
     return max((code for _, code in fetched.failures), default=0)
 
 
@@ -134,15 +155,20 @@ def watch(source: Source, publisher: Publisher, stop: Stop) -> None:
     from keyd.client import KeydClientError
 
     written: object = None
-    trouble, pause = "", PAUSE
+    said: list[tuple[str, int]] = []
+    trouble, pause, recheck = "", PAUSE, 0.0
     while not stop.asked:
         try:
-            looked = source.look().state
-            if looked != written:
-                fetched = source.fetch()  # at least as new as what was looked at; what is newer is found at the next look
+            looked = source.look().seen
+            if looked != written or time.monotonic() >= recheck:
+                written = None
+                fetched = source.fetch()
+                if fetched.failures != said:
+                    output.warn(text for text, _ in fetched.failures)
+                said = fetched.failures
                 publisher.publish(fetched, all_files=False)
-                output.warn(text for text, _ in fetched.failures)
-                written = looked
+                # Not what was looked at before: it may have changed meanwhile, and change back.
+                written, recheck = fetched.seen, time.monotonic() + RECHECK
             publisher.run_program()
             if trouble:
                 output.note("it works again")

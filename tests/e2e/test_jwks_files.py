@@ -117,6 +117,69 @@ def test_an_empty_set_is_never_written(daemon: DaemonProcess, tmp_path: Path) ->
     assert (done.returncode, target.read_bytes()) == (3, b"as it was")
 
 
+def stop_agents_only_version(daemon: DaemonProcess) -> None:
+    with daemon.admin() as admin:
+        admin.disable_key("agent")  # so that nothing takes over
+        admin.compromise_version("agent", 1, "leaked")
+
+
+def test_a_compromised_key_stays_in_no_file_though_it_was_the_only_one(daemon: DaemonProcess, tmp_path: Path) -> None:
+    with daemon.admin() as admin:
+        admin.create_key("agent")
+        admin.create_key("shop-1")
+    tree, one, other = tmp_path / "www", tmp_path / "agent.json", tmp_path / "shop.json"
+    assert run(daemon, "--out", f"{tree}/").returncode == 0
+    assert run(daemon, "agent", "--out", str(one)).returncode == 0
+    assert run(daemon, "shop-1", "--out", str(other)).returncode == 0
+    stop_agents_only_version(daemon)
+    done = run(daemon, "--out", f"{tree}/", "--json")
+    assert done.returncode == 5
+    assert "the set of key 'agent' is taken away: key 'agent' has no published version" in done.stderr
+    assert {"path": "keys/agent/jwks.json", "removed": True, "changed": True} in map(json.loads, done.stdout.splitlines())
+    assert set(documents(tree)) == {
+        ".well-known/jwks.json",
+        "keys/shop-1/jwks.json",
+        "keys.shop.example/.well-known/jwks.json",
+        "keys.shop.example:8443/.well-known/jwks.json",
+    }
+    done = run(daemon, "agent", "--out", str(one))
+    assert (done.returncode, done.stdout, one.exists()) == (5, "removed agent.json\n", False)
+    assert run(daemon, "agent", "--out", str(one)).stdout == ""
+    with daemon.admin() as admin:
+        admin.disable_key("shop-1")
+        admin.compromise_version("shop-1", 1, "leaked")
+    assert run(daemon, "--out", f"{tree}/").returncode == 5
+    assert documents(tree) == {}
+    assert run(daemon, "nobody", "--out", str(other)).returncode == 3  # of a key that this daemon does not know it says nothing
+    assert other.exists()
+
+
+def test_what_changed_before_a_restart_is_passed_on_after_it(daemon: DaemonProcess, tmp_path: Path) -> None:
+    with daemon.admin() as admin:
+        admin.create_key("agent")
+        admin.create_key("other")
+    program, seen = tmp_path / "upload", tmp_path / "seen"
+    program.write_text(f"#!/bin/sh\ncat >> {seen}\n[ -e {tmp_path}/ready ]\n")
+    program.chmod(0o755)
+    one, tree = tmp_path / "agent.json", tmp_path / "www"
+    for what in (("agent", "--out", str(one)), ("--out", f"{tree}/")):
+        assert run(daemon, *what, "--on-change", str(program)).returncode == 1
+    stop_agents_only_version(daemon)
+    for what in (("agent", "--out", str(one)), ("--out", f"{tree}/")):
+        assert run(daemon, *what, "--on-change", str(program)).returncode == 1
+    (tmp_path / "ready").touch()
+    for what, told in (
+        (("agent", "--out", str(one)), {"agent.json": True}),
+        (("--out", f"{tree}/"), {".well-known/jwks.json": False, "keys/agent/jwks.json": True, "keys/other/jwks.json": False}),
+    ):
+        for again in (told, {}):
+            seen.unlink(missing_ok=True)
+            assert run(daemon, *what, "--on-change", str(program)).returncode == 5
+            lines = map(json.loads, seen.read_text().splitlines()) if seen.exists() else ()
+            assert {line["path"]: line.get("removed", False) for line in lines} == again
+    assert not list(tmp_path.rglob(".*not-passed-on*"))
+
+
 def test_what_cannot_be_meant_is_refused(daemon: DaemonProcess, tmp_path: Path) -> None:
     for arguments in (["--watch"], ["agent", "--issuer", "shop"], ["--out", "x", "--on-change", str(tmp_path / "nothing")]):
         assert run(daemon, *arguments).returncode == 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from support import until
 
 from keyd.service import http_server
 from keyd.service.http_server import HttpServer
@@ -32,12 +33,6 @@ async def server() -> AsyncIterator[HttpServer]:
 
 def connections(server: HttpServer) -> int:
     return len(server._server.server_state.connections)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

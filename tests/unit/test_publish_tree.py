@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def test_a_file_is_whole_and_for_all_to_read(tmp_path: Path) -> None:
     finally:
         os.umask(previous)
     assert (target.read_bytes(), stat.S_IMODE(target.stat().st_mode)) == (b"one", 0o644)
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (target.parent, target.parent.parent)} == {0o755}  # to look into, too
     number = target.stat().st_ino
     assert not write(target, b"one")
     assert target.stat().st_ino == number
@@ -56,26 +58,40 @@ def test_a_link_is_replaced_and_what_it_led_to_is_left_alone(tmp_path: Path) -> 
     assert (tmp_path / "elsewhere").read_bytes() == b"mine"
 
 
+def update(
+    tree: Tree, documents: dict[str, bytes], kept: Iterable[str], gone: Iterable[str] = ()
+) -> tuple[list[str], list[str], list[str]]:
+    """Return what was written, what was taken away, and what failed; what was foretold is what was done or failed."""
+    foretold, done = tree.changes(documents, kept, gone), []
+    failed = tree.update(documents, kept, gone, done.append)
+    assert foretold == {*done, *failed}
+    return [path for path in done if path in documents], [path for path in done if path not in documents], sorted(failed)
+
+
 class TestTree:
     def test_files_of_keys_that_are_gone_go_and_no_others(self, tmp_path: Path) -> None:
         tree = Tree(tmp_path)
         first = {"keys/a/jwks.json": b"a", "keys/b/jwks.json": b"b", "h.example:8443/.well-known/jwks.json": b"h"}
-        assert tree.update(first, ()) == (sorted(first), [])
+        assert update(tree, first, ()) == (sorted(first), [], [])
         (tmp_path / "keys" / "mine").mkdir()
         for mine in ("keys/mine/jwks.json", "keys/a/note"):
             (tmp_path / mine).write_bytes(b"mine")
-        assert tree.update({"keys/b/jwks.json": b"b"}, ()) == ([], ["h.example:8443/.well-known/jwks.json", "keys/a/jwks.json"])
+        assert update(tree, {"keys/b/jwks.json": b"b"}, ()) == (
+            [],
+            ["h.example:8443/.well-known/jwks.json", "keys/a/jwks.json"],
+            [],
+        )
         assert files(tmp_path) == {MANIFEST, "keys/b/jwks.json", "keys/mine/jwks.json", "keys/a/note"}
         assert not (tmp_path / "h.example:8443").exists()
-        assert tree.update({}, ()) == ([], ["keys/b/jwks.json"])
+        assert update(tree, {}, ()) == ([], ["keys/b/jwks.json"], [])
         assert files(tmp_path) == {MANIFEST, "keys/mine/jwks.json", "keys/a/note"}
 
     def test_what_is_kept_stays_and_goes_later(self, tmp_path: Path) -> None:
         tree = Tree(tmp_path)
-        tree.update({"keys/a/jwks.json": b"a", ".well-known/jwks.json": b"all"}, ())
-        assert tree.update({}, {"keys/"}) == ([], [".well-known/jwks.json"])
-        assert tree.update({}, {""}) == ([], [])
-        assert tree.update({}, ()) == ([], ["keys/a/jwks.json"])
+        update(tree, {"keys/a/jwks.json": b"a", ".well-known/jwks.json": b"all"}, ())
+        assert update(tree, {}, {"keys/"}) == ([], [".well-known/jwks.json"], [])
+        assert update(tree, {}, {""}) == ([], [], [])
+        assert update(tree, {}, ()) == ([], ["keys/a/jwks.json"], [])
 
     def test_a_crash_leaves_no_file_that_nobody_takes_away(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         original = publish_tree.write
@@ -89,8 +105,39 @@ class TestTree:
         with monkeypatch.context() as patch:
             patch.setattr(publish_tree, "write", crash)
             with pytest.raises(KeyboardInterrupt):
-                Tree(tmp_path).update({"keys/a/jwks.json": b"a"}, ())
-        assert Tree(tmp_path).update({}, ()) == ([], ["keys/a/jwks.json"])
+                update(Tree(tmp_path), {"keys/a/jwks.json": b"a"}, ())
+        assert update(Tree(tmp_path), {}, ()) == ([], ["keys/a/jwks.json"], [])
+
+    def test_what_is_gone_goes_whatever_is_kept_and_what_others_wrote_does_not(self, tmp_path: Path) -> None:
+        tree = Tree(tmp_path)
+        update(tree, {"keys/a/jwks.json": b"a", ".well-known/jwks.json": b"all"}, ())
+        (tmp_path / "keys" / "b").mkdir()
+        (tmp_path / "keys" / "b" / "jwks.json").write_bytes(b"mine")
+        gone = {"keys/a/jwks.json", "keys/b/jwks.json"}
+        assert update(tree, {}, {""}, gone) == ([], ["keys/a/jwks.json"], [])
+        assert files(tmp_path) == {MANIFEST, ".well-known/jwks.json", "keys/b/jwks.json"}
+
+    def test_one_that_cannot_be_written_keeps_no_other_from_it(self, tmp_path: Path) -> None:
+        tree = Tree(tmp_path)
+        update(tree, {"keys/a/jwks.json": b"a", "keys/c/jwks.json": b"c", "keys/d/jwks.json": b"d"}, ())
+        (tmp_path / "keys" / "b").write_text("a file in the way")
+        (tmp_path / "keys" / "c" / "jwks.json").unlink()
+        (tmp_path / "keys" / "c" / "jwks.json").mkdir()
+        wanted = {"keys/a/jwks.json": b"A", "keys/b/jwks.json": b"B", "keys/e/jwks.json": b"E"}
+        assert tree.update(wanted, (), (), lambda _: None).keys() == {"keys/b/jwks.json", "keys/c/jwks.json"}
+        assert (tmp_path / "keys" / "a" / "jwks.json").read_bytes() == b"A"
+        assert files(tmp_path) == {MANIFEST, "keys/a/jwks.json", "keys/b", "keys/e/jwks.json"}
+        (tmp_path / "keys" / "b").unlink()
+        (tmp_path / "keys" / "c" / "jwks.json").rmdir()
+        assert tree.update(wanted, (), (), lambda _: None) == {}
+        assert files(tmp_path) == {MANIFEST, *wanted}
+
+    def test_what_a_kill_left_is_tidied_up(self, tmp_path: Path) -> None:
+        update(Tree(tmp_path), {"keys/a/jwks.json": b"a"}, ())
+        for left in (tmp_path / ".keyd-x.tmp", tmp_path / "keys" / "a" / ".keyd-y.tmp"):
+            left.touch()
+        with Tree(tmp_path).locked():
+            assert files(tmp_path) == {MANIFEST, "keys/a/jwks.json"}
 
     @pytest.mark.parametrize(
         "content",
@@ -111,14 +158,14 @@ class TestTree:
         (tmp_path / MANIFEST).write_text(content)
         (tmp_path / "note").write_text("mine")
         with pytest.raises(TreeError, match="not as keyd wrote it"):
-            Tree(tmp_path).update({"keys/a/jwks.json": b"a"}, ())
+            update(Tree(tmp_path), {"keys/a/jwks.json": b"a"}, ())
         assert files(tmp_path) == {MANIFEST, "note"}
 
     def test_one_writer_at_a_time(self, tmp_path: Path) -> None:
         with Tree(tmp_path).locked(), pytest.raises(TreeError, match="another keyd jwks"), Tree(tmp_path).locked():
             pass
         with Tree(tmp_path / "new" / "one").locked() as tree:
-            tree.update({".well-known/jwks.json": b"x"}, ())
+            update(tree, {".well-known/jwks.json": b"x"}, ())
         assert json.loads((tmp_path / "new" / "one" / MANIFEST).read_text()) == {"files": [".well-known/jwks.json"]}
 
 
