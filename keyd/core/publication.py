@@ -102,6 +102,9 @@ class Publication:
         self._sets: dict[str | None, _Set] = {}
         #: For each key and style: the view it is of, and from when it is good.
         self._parts: dict[tuple[str, AlgStyle], tuple[KeyView, float, Part]] = {}
+        #: Which keys are whose, for as long as there is no other key.
+        self._members: dict[str, list[str]] = {}
+        self._seen = Snapshot()
 
     @property
     def rules(self) -> Rules:
@@ -112,6 +115,7 @@ class Publication:
     def rules(self, rules: Rules) -> None:
         self._rules = rules
         self._sets.clear()
+        self._members.clear()
 
     def issuer(self, name: str) -> Issuer:
         """Return a configured issuer. Raises NotFoundError."""
@@ -176,8 +180,8 @@ class Publication:
         known = self._sets.get(name)
         if known is not None and known.snapshot is snapshot and known.since <= now < known.until:
             return known
-        views = [view for key, view in snapshot.keys.items() if issuer is None or issuer.has(key)]
-        parts = [self._part(view, now, style) for view in views]
+        members = snapshot.keys if issuer is None else self._members_of(issuer, snapshot)
+        parts = [self._part(snapshot.keys[key], now, style) for key in members]
         keys = sum(part.keys for part in parts)
         until = min((part.until for part in parts), default=inf)
         if keys or (issuer is None and not jwks.has_issuers(snapshot)):
@@ -187,6 +191,17 @@ class Publication:
             rendered = _Set(snapshot, now, until, None, "", 0)
         self._sets[name] = rendered
         return rendered
+
+    def _members_of(self, issuer: Issuer, snapshot: Snapshot) -> list[str]:
+        # To match ten thousand names for each of many issuers after each change would stop everything else for seconds.
+        if snapshot is not self._seen:
+            if snapshot.keys.keys() != self._seen.keys.keys():
+                self._members.clear()
+            self._seen = snapshot
+        members = self._members.get(issuer.name)
+        if members is None:
+            members = self._members[issuer.name] = [key for key in snapshot.keys if issuer.has(key)]
+        return members
 
     def _part(self, view: KeyView, now: float, style: AlgStyle) -> Part:
         where = view.key.name, style

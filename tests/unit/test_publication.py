@@ -202,6 +202,21 @@ class TestCache:
             assert sets.document().etag != before.etag
         assert rendered == ["key-7"]
 
+    def test_whose_a_key_is_is_found_once_until_there_is_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For a change costs every issuer otherwise, each time that its size is asked for."""
+        sets, ring = publication(*(view(f"shop-{number}", first(START)) for number in range(50)))
+        matched: list[str] = []
+        original = Issuer.has
+        monkeypatch.setattr(Issuer, "has", lambda issuer, key: matched.append(key) or original(issuer, key))
+        for number in (1, 2):
+            ring.snapshot = ring.snapshot.with_keys(view(f"shop-{number}", first(START), first(START)))
+            assert sets.sizes()["shop"][0] == 50 + number
+        assert len(matched) == 50
+        ring.snapshot = ring.snapshot.with_keys(view("shop-new", first(START)))
+        assert sets.document(issuer=SHOP).keys == 53
+        sets.rules = Rules(issuers={"shop": replace(SHOP, keys=("shop-new",))})
+        assert sets.sizes()["shop"][0] == 1
+
     def test_the_clock_renders_what_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sets, ring = publication(view("a", replace(first(START), unpublish_at=START + 60)), view("b", first(START)))
         early = sets.document()
