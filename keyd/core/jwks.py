@@ -82,7 +82,8 @@ def age(now: float, until: float, max_age: float) -> int:
 def render(snapshot: Snapshot, now: float, *, max_age: float, name: str | None = None, style: AlgStyle = "jose") -> Document:
     """Render the set of all published keys, or that of one key. :mod:`keyd.core.publication` does the same with a cache.
 
-    The document may be cached for ``max_age`` seconds, or until the next change of it that is known, whichever is sooner.
+    The document may be cached for ``max_age`` seconds, or until the next change of it that is known, whichever is sooner. That of a
+    daemon without keys not at all, for the first one signs as soon as it is made.
 
     Raises:
         NotFoundError: there is no key ``name``.
@@ -95,7 +96,7 @@ def render(snapshot: Snapshot, now: float, *, max_age: float, name: str | None =
         raise nothing_published(name)
     document = body(parts)
     until = min((part.until for part in parts), default=inf)
-    return Document(document, etag(document), age(now, until, max_age), keys)
+    return Document(document, etag(document), age(now, until, max_age if keys else 0), keys)
 
 
 def has_issuers(snapshot: Snapshot) -> bool:

@@ -138,7 +138,7 @@ class Publication:
         found = self._set(snapshot, now, issuer, style)
         if found.body is None:
             raise jwks.nothing_published() if issuer is None else KeyStateError(f"no key of issuer {issuer.name!r} is published")
-        return Document(found.body, found.etag, jwks.age(now, found.until, max_age), found.keys)
+        return Document(found.body, found.etag, jwks.age(now, found.until, max_age if found.keys else 0), found.keys)
 
     def sizes(self) -> Mapping[str, tuple[int, int]]:
         """Return how many keys and octets the set of each issuer has; under the empty name, that of all keys."""

@@ -66,7 +66,8 @@ async def test_the_active_key_comes_first_then_the_newest(running: Running, http
 
 
 async def test_never_an_empty_set_once_there_are_keys(running: Running, http: httpx.AsyncClient) -> None:
-    assert (await http.get("/.well-known/jwks.json")).json() == {"keys": []}
+    nothing = await http.get("/.well-known/jwks.json")
+    assert (nothing.json(), nothing.headers["cache-control"]) == ({"keys": []}, "public, max-age=0")
     await create(running, unpublished=True)
     assert (await http.get("/.well-known/jwks.json")).status_code == 503
     assert (await http.get("/keys/agent/jwks.json")).status_code == 404
