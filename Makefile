@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile fuzz lifecycle fleet bench-stores bench-cost bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet bench-stores bench-cost bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -32,6 +32,9 @@ hostile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## send a daemon valid inputs bro
 
 fleet: $(VENV)/test.stamp $(VENV)/keyd.stamp ## three replicas under load, rotations, kills and database restarts; MINUTES= is for how long
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m fleet --minutes $(or $(MINUTES),10) $(ARGS)
+
+simulate: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## a year of 1,000 keys and every real verifier on a clock that is set; KEYS=, DAYS=
+	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m simulation --keys $(or $(KEYS),1000) --days $(or $(DAYS),365) $(ARGS)
 
 fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thought of; MINUTES= is for how long
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),10) $(ARGS)
