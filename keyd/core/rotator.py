@@ -47,7 +47,7 @@ class _Seen:
     """What was found out about a key, and until when it holds."""
 
     view: KeyView
-    lead: float
+    max_age: float
     rules: Rules
     at: float
     due: list[Step]
@@ -169,12 +169,13 @@ class Rotator:
                 await asyncio.sleep(0)
 
     def _look(self, name: str, view: KeyView, now: float) -> _Seen:
-        lead, rules = lead_of(view.key, self._keyring.served_max_age), self.rules
+        max_age, rules = self._keyring.served_max_age, self.rules
         seen = self._seen.get(name)
-        if seen is None or seen.view is not view or (seen.lead, seen.rules) != (lead, rules) or not seen.at <= now < seen.next:
-            steps = due(view, now, lead=lead, rules=rules)
-            seen = _Seen(view, lead, rules, now, steps, next_due(view, now, lead=lead, rules=rules))
-            self._seen[name] = seen
+        if seen is not None and seen.view is view and seen.rules is rules and seen.max_age == max_age and seen.at <= now < seen.next:
+            return seen
+        lead = lead_of(view.key, max_age)
+        steps = due(view, now, lead=lead, rules=rules)
+        seen = self._seen[name] = _Seen(view, max_age, rules, now, steps, next_due(view, now, lead=lead, rules=rules))
         return seen
 
     def _away(self, backend: str) -> str | None:
