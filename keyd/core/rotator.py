@@ -95,9 +95,10 @@ class Rotator:
         """Carry out what is due for ever, in each backend for itself."""
         await asyncio.gather(*(self._run(backend) for backend in self._keyring.backends))
 
-    async def step(self) -> float:
-        """Carry out what is due, at most one act in each backend. Returns when to look again, in seconds since the epoch."""
-        return min(await asyncio.gather(*(self._step(backend) for backend in self._keyring.backends)), default=inf)
+    async def step(self, backend: str | None = None) -> float:
+        """Carry out what is due, at most one act in that backend, or in each. Returns when to look again, in seconds since the epoch."""
+        backends = self._keyring.backends if backend is None else [backend]
+        return min(await asyncio.gather(*(self._step(name) for name in backends)), default=inf)
 
     def figures(self) -> Figures:
         """Return how rotation is getting on."""
@@ -171,7 +172,13 @@ class Rotator:
     def _look(self, name: str, view: KeyView, now: float) -> _Seen:
         max_age, rules = self._keyring.served_max_age, self.rules
         seen = self._seen.get(name)
-        if seen is not None and seen.view is view and seen.rules is rules and seen.max_age == max_age and seen.at <= now < seen.next:
+        if (
+            seen is not None
+            and seen.view is view
+            and seen.rules is rules
+            and seen.max_age == max_age
+            and seen.at <= now < seen.next
+        ):
             return seen
         lead = lead_of(view.key, max_age)
         steps = due(view, now, lead=lead, rules=rules)
