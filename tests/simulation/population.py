@@ -26,14 +26,14 @@ _NAMED = {"kid_format": KidFormat.NAME_VERSION}
 
 #: Kind, in a thousand keys how many, and what it is.
 _KINDS: tuple[tuple[str, int, dict[str, object]], ...] = (
-    ("token", 440, {**_JWT, "lifecycle": _DEFAULT}),
-    ("bot", 200, {**_BOT, "lifecycle": _DEFAULT}),
+    ("token", 450, {**_JWT, "lifecycle": _DEFAULT}),
+    ("bot", 205, {**_BOT, "lifecycle": _DEFAULT}),
     ("named", 120, {**_JWT, **_NAMED, "lifecycle": _DEFAULT}),
     ("es256", 120, {**_JWT, **_ES256, **_NAMED, "lifecycle": _DEFAULT}),
-    ("tight", 40, {**_JWT, "lifecycle": _TIGHT}),
-    ("tightbot", 30, {**_BOT, "lifecycle": _TIGHT}),
-    ("short", 25, {**_JWT, **_NAMED, "lifecycle": _SHORT}),
-    ("shortbot", 25, {**_BOT, "lifecycle": _SHORT}),
+    ("tight", 45, {**_JWT, "lifecycle": _TIGHT}),
+    ("tightbot", 40, {**_BOT, "lifecycle": _TIGHT}),
+    ("short", 10, {**_JWT, **_NAMED, "lifecycle": _SHORT}),
+    ("shortbot", 10, {**_BOT, "lifecycle": _SHORT}),
 )
 
 

@@ -79,7 +79,8 @@ class Year:
         house.before_change = self._look
         self.happened: Counter[str] = Counter()
         self._keys: dict[str, Key] = {}
-        self._rotate_at = inf
+        #: When the rotator looks at each backend again.
+        self._rotate_at = dict.fromkeys(BACKENDS, inf)
 
     @property
     def made(self) -> int:
@@ -90,24 +91,25 @@ class Year:
         """Live through all of it. ``progress`` gets the days that are over."""
         await self.house.start()
         self._plan_all()
-        self._rotate_at = START
+        self._rotate_at = dict.fromkeys(BACKENDS, START)
         last = -1
         while True:
-            at = min(self._heap[0].at if self._heap else inf, self._rotate_at)
+            backend = min(self._rotate_at, key=self._rotate_at.__getitem__)
+            at = min(self._heap[0].at if self._heap else inf, self._rotate_at[backend])
             if at > self.plan.end:
                 break
             self.house.clock.time = max(self.house.clock.time, float(ceil(at)))
             if self._heap and self._heap[0].at <= at:
                 await self._happen(heapq.heappop(self._heap))
             else:
-                self._rotate_at = max(await self.house.rotator.step(), self._patience())
+                self._rotate_at[backend] = max(await self.house.rotator.step(backend), self._patience(backend))
                 self._see_changes()
             if (day := int((at - START) // DAY)) != last:
                 progress(last := day)
 
-    def _patience(self) -> float:
+    def _patience(self, backend: str) -> float:
         """Return until when the rotator need not look again: while a backend is away, it looks every ten seconds and finds it so."""
-        away = any(runner.breaker.reason is not None for runner in self.house.runners.values())
+        away = self.house.runners[backend].breaker.reason is not None
         return self.house.clock.now() + (600 if away else 0)
 
     def _plan_all(self) -> None:
@@ -153,7 +155,9 @@ class Year:
         self.happened[what] += what != "time"
         await getattr(self, f"_{what}")(act, event.key)
         self._see_changes()
-        self._rotate_at = min(self._rotate_at, self.house.clock.now())
+        now = self.house.clock.now()
+        down = now < self._down_until
+        self._rotate_at = {backend: inf if down else min(at, now) for backend, at in self._rotate_at.items()}
 
     async def _look(self, name: str) -> None:
         await self.witness.look(name, self.operators.lacking)
@@ -204,7 +208,6 @@ class Year:
     async def _stop(self, _: str, __: str) -> None:
         self.house.stop()
         self._down_until = self.house.clock.now() + min(7.0, self.plan.days / 12) * DAY
-        self._rotate_at = inf
         self._put(self._down_until, "start")
 
     async def _start(self, _: str, __: str) -> None:
