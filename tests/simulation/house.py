@@ -27,17 +27,19 @@ from keyd.core.planner import Rules
 from keyd.core.policy import Allowance, Policy
 from keyd.core.principal import Principal
 from keyd.core.profile import BUILT_IN
+from keyd.core.publication import Issuer, Publication
+from keyd.core.publication import Rules as PublicationRules
 from keyd.core.rates import Rate
 from keyd.core.rotator import Rotator
 from keyd.core.runner import BackendRunner
 from keyd.core.signing import InputKind, Signer
 from keyd.core.store import SqlStore
 from keyd.service.http import application
-from keyd.service.signing import Publication
 from simulation.population import BACKENDS
 
 MAX_AGE = 300.0
 _OWNER = Principal(uid=0)
+_LEGACY = Issuer("legacy", frozenset({"legacy.sim.example"}), ("*",), "legacy", MAX_AGE)
 #: One fetch of so many goes through the HTTP application, and is compared with what else is rendered.
 _SAMPLE = 50
 
@@ -102,8 +104,10 @@ class SignedThing:
 class House:
     """One daemon, which can be stopped and started again."""
 
-    def __init__(self, path: Path, clock: FakeClock, rules: Rules) -> None:
+    def __init__(self, path: Path, clock: FakeClock, rules: Rules, shared: Iterable[tuple[str, ...]] = ()) -> None:
+        """``shared`` has the names of keys that have one issuer, and so one JWK Set, together."""
         self.clock = clock
+        self._issuers = {name: _issuer_pair(f"issuer-{n}", names) for n, names in enumerate(shared) for name in names}
         self.backends = {name: SwitchedBackend() for name in BACKENDS}
         self.runners = {name: BackendRunner(name, backend, monotonic=clock.now) for name, backend in self.backends.items()}
         self._path = path
@@ -131,7 +135,9 @@ class House:
         self._watch()
         policy = Policy(owners={0}, allowance=Allowance(Rate(1e9, 10**9)))
         self.signer = Signer(self.ring, BUILT_IN, Guard(policy, self.clock, monotonic=self.clock.now))
-        self.app = application(self.ring, Publication(MAX_AGE, "jose"), self.monitor)
+        issuers = {issuer.name: issuer for pair in self._issuers.values() for issuer in pair} | {_LEGACY.name: _LEGACY}
+        self.publication = Publication(self.ring, PublicationRules(MAX_AGE, "jose", issuers))
+        self.app = application(self.ring, self.publication, self.monitor)
 
     def _watch(self) -> None:
         """Have somebody look right before the rotator makes a version: then caches are as fresh as they can be, and lack it."""
@@ -177,18 +183,23 @@ class House:
         return SignedThing(signed.version.kid, base, signed.signature, expires)
 
     async def serve(self, name: str) -> Served:
-        """Return the JWK Set of a key as it goes out now, and hold it to what every set must be."""
-        now, snapshot = self.clock.now(), self.ring.snapshot
+        """Return the JWK Set of a key's issuer as it goes out now, and hold it to what every set must be."""
         self._fetches += 1
         try:
-            document = jwks.render(snapshot, now, max_age=MAX_AGE, name=name)
-            legacy = jwks.render(snapshot, now, max_age=MAX_AGE, name=name, style="legacy")
+            document, legacy = self._documents(name)
         except KeyStateError:
             return Served(None, None, 0)
         self._check(name, document.body)
-        if self._fetches % _SAMPLE == 0:
+        if self._fetches % _SAMPLE == 0 or (name in self._issuers and self._fetches % 5 == 0):
             await self._compare(name, document)
         return Served(document.body.decode(), legacy.body.decode(), document.max_age)
+
+    def _documents(self, name: str) -> tuple[jwks.Document, jwks.Document]:
+        pair = self._issuers.get(name)
+        if pair is None:
+            return self.publication.document(key=name), self.publication.document(key=name, issuer=_LEGACY)
+        jose, legacy = pair
+        return self.publication.document(issuer=jose), self.publication.document(issuer=legacy)
 
     def _check(self, name: str, body: bytes) -> None:
         jwks = json.loads(body)["keys"]
@@ -204,13 +215,17 @@ class House:
                 self.fault(f"the set of {name} has a private key")
 
     async def _compare(self, name: str, document: jwks.Document) -> None:
-        """Fetch the same over HTTP, and compare."""
+        """Fetch the same over HTTP, and compare; that of one key also with what is rendered without a cache."""
         self.sampled += 1
-        status, headers, body = await get(self.app, f"/keys/{name}/jwks.json")
+        pair = self._issuers.get(name)
+        path, host = ("/.well-known/jwks.json", pair[0].name) if pair else (f"/keys/{name}/jwks.json", "keyd")
+        status, headers, body = await get(self.app, path, f"{host}.sim.example")
         control = headers.get(b"cache-control", b"").decode()
         expected = (200, document.body, document.etag, f"public, max-age={document.max_age}")
         if (status, body, headers.get(b"etag", b"").decode(), control) != expected:
             self.fault(f"the set of {name} over HTTP is another: {status} {control} {body!r}")
+        if pair is None and jwks.render(self.ring.snapshot, self.clock.now(), max_age=MAX_AGE, name=name) != document:
+            self.fault(f"the set of {name} is another than what is rendered anew")
 
     def fault(self, what: str) -> None:
         """Note what must not be."""
@@ -222,7 +237,13 @@ async def nothing(name: str) -> None:
     """Do nothing with a key."""
 
 
-async def get(app: object, path: str) -> tuple[int, dict[bytes, bytes], bytes]:
+def _issuer_pair(name: str, keys: tuple[str, ...]) -> tuple[Issuer, Issuer]:
+    """Return an issuer of these keys, and its twin that spells ``alg`` as it was spelled before RFC 9864."""
+    hosts, old = frozenset({f"{name}.sim.example"}), frozenset({f"{name}-old.sim.example"})
+    return Issuer(name, hosts, keys, "jose", MAX_AGE), Issuer(f"{name}-old", old, keys, "legacy", MAX_AGE)
+
+
+async def get(app: object, path: str, host: str) -> tuple[int, dict[bytes, bytes], bytes]:
     """Send a GET to an ASGI application and return status, headers and body."""
     scope = {
         "type": "http",
@@ -234,7 +255,7 @@ async def get(app: object, path: str) -> tuple[int, dict[bytes, bytes], bytes]:
         "root_path": "",
         "scheme": "http",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"host", host.encode())],
     }
     start: dict[str, object] = {}
     body: list[bytes] = []

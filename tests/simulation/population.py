@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 from support import new_key
@@ -26,12 +27,14 @@ _NAMED = {"kid_format": KidFormat.NAME_VERSION}
 
 #: Kind, in a thousand keys how many, and what it is.
 _KINDS: tuple[tuple[str, int, dict[str, object]], ...] = (
-    ("token", 450, {**_JWT, "lifecycle": _DEFAULT}),
+    ("token", 440, {**_JWT, "lifecycle": _DEFAULT}),
     ("bot", 205, {**_BOT, "lifecycle": _DEFAULT}),
     ("named", 120, {**_JWT, **_NAMED, "lifecycle": _DEFAULT}),
     ("es256", 120, {**_JWT, **_ES256, **_NAMED, "lifecycle": _DEFAULT}),
     ("tight", 45, {**_JWT, "lifecycle": _TIGHT}),
     ("tightbot", 40, {**_BOT, "lifecycle": _TIGHT}),
+    ("left", 5, {**_JWT, "lifecycle": _DEFAULT}),
+    ("right", 5, {**_JWT, **_ES256, **_NAMED, "lifecycle": _TIGHT}),
     ("short", 10, {**_JWT, **_NAMED, "lifecycle": _SHORT}),
     ("shortbot", 10, {**_BOT, "lifecycle": _SHORT}),
 )
@@ -47,3 +50,10 @@ def population(count: int, rng: random.Random) -> list[Key]:
         replace(new_key(f"{kind}-{number:04}", **changes), backend=BACKENDS[number % 2])
         for number, (kind, _, changes) in enumerate(chosen)
     ]
+
+
+def shared(keys: Iterable[Key]) -> list[tuple[str, ...]]:
+    """Return the names of keys that have one issuer together: one each of the kinds ``left`` and ``right``."""
+    names = sorted(key.name for key in keys)
+    left, right = ([name for name in names if name.startswith(side)] for side in ("left-", "right-"))
+    return list(zip(left, right, strict=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from support import FakeClock
 
 from keyd.core.planner import Rules
 from simulation.house import House
+from simulation.population import population, shared
 from simulation.verifiers import verifiers
 from simulation.year import Plan, Year
 
@@ -59,10 +61,12 @@ async def run(
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     began = time.monotonic()
     with verifiers() as others, tempfile.TemporaryDirectory(dir=_SCRATCH) as directory:
-        house = House(Path(directory) / "keyd.db", FakeClock(), Rules())
+        rng = random.Random(plan.seed)
+        keys = population(plan.keys, rng)
+        house = House(Path(directory) / "keyd.db", FakeClock(), Rules(), shared(keys))
         house.sabotage = sabotage or house.sabotage
         try:
-            year = Year(house, plan, others.emit)
+            year = Year(house, plan, keys, rng, others.emit)
             await year.run(progress)
             figures: dict[str, float] = {"key versions": year.made, "JWK Sets fetched over HTTP and compared": house.sampled}
             figures["most keys in a set"] = house.most_keys

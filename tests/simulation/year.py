@@ -19,7 +19,7 @@ from keyd.core.timeline import Timeline
 from keyd.core.verifiers import not_yet_known
 from simulation.house import MAX_AGE, House
 from simulation.operators import RATES, Operators, announced
-from simulation.population import BACKENDS, DAY, HOUR, population
+from simulation.population import BACKENDS, DAY, HOUR
 from simulation.witness import Witness
 
 #: Seconds around each moment of a timeline at which somebody verifies.
@@ -64,10 +64,12 @@ class _Event:
 class Year:
     """Goes through the year. ``emit`` gets what :mod:`simulation.peer` reads."""
 
-    def __init__(self, house: House, plan: Plan, emit: Callable[[dict[str, object]], None]) -> None:
+    def __init__(
+        self, house: House, plan: Plan, keys: list[Key], rng: random.Random, emit: Callable[[dict[str, object]], None]
+    ) -> None:
         self.house = house
         self.plan = plan
-        self._rng = random.Random(plan.seed)
+        self._rng = rng
         self._heap: list[_Event] = []
         self._looks: set[tuple[str, float]] = set()
         self._views: dict[str, KeyView] = {}
@@ -78,7 +80,7 @@ class Year:
         self.operators = Operators(house, self._rng, self._announce, self._later)
         house.before_change = self._look
         self.happened: Counter[str] = Counter()
-        self._keys: dict[str, Key] = {}
+        self._keys = {key.name: key for key in keys}
         #: When the rotator looks at each backend again.
         self._rotate_at = dict.fromkeys(BACKENDS, inf)
 
@@ -115,8 +117,7 @@ class Year:
     def _plan_all(self) -> None:
         """Write down what is known from the start: births, operators' acts, outages."""
         plan, rng = self.plan, self._rng
-        for number, key in enumerate(population(plan.keys, rng)):
-            self._keys[key.name] = key
+        for number, key in enumerate(self._keys.values()):
             # Half of them in one hour, as when somebody sets up a fleet; the others in the first month.
             born = START + (rng.uniform(0, HOUR) if number % 2 else rng.uniform(0, min(30, plan.days / 4) * DAY))
             self._put(born, "create", key.name)
