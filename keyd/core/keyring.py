@@ -190,12 +190,14 @@ class Keyring:
             record = moved.changed[0]
         else:
             record = await self._next(name, moves.at_once if at_once else partial(moves.planned, lead=self._lead(name)))
-        unannounced = record.timeline.activate_at - record.timeline.publish_at < self._lead(name)
-        return Change(self.snapshot.get(name), record, (self._unknown(record),) if unannounced else ())
+        return Change(self.snapshot.get(name), record, self._unannounced(record))
 
-    def _unknown(self, version: KeyVersion) -> str:
-        line = version.timeline
-        return verifiers.not_yet_known(line.activate_at - line.publish_at, self.served_max_age)
+    def _unannounced(self, version: KeyVersion) -> tuple[str, ...]:
+        """Return what to know of a version that signs before it was published for its lead; nothing where it does not."""
+        published_for = version.timeline.activate_at - version.timeline.publish_at
+        if published_for >= self._lead(version.key):
+            return ()
+        return (verifiers.not_yet_known(published_for, self.served_max_age),)
 
     async def prepare(self, name: str, activate_at: float, *, newest: int) -> Change:
         """Make the version after ``newest`` ahead of time. It is active ``activate_at``, or as soon as the publish lead allows.
@@ -276,7 +278,11 @@ class Keyring:
                 await self._ensure_active(self.snapshot.get(name).key)
             except KeydError as exc:  # the version is stopped in any case; that must not look undone
                 warnings.append(f"no successor could be made ({exc}); `keyd key rotate --now {name}` tries again")
-        return Change(self.snapshot.get(name), stopped, tuple(warnings))
+        view = self.snapshot.get(name)
+        active = view.active(self.clock.now())
+        if active is not None and active.record.timeline.activate_at >= stopped.timeline.compromised_at:
+            warnings += self._unannounced(active.record)
+        return Change(view, stopped, tuple(warnings))
 
     async def _ensure_active(self, key: Key) -> None:
         """Make a version that is active at once, unless one became active meanwhile."""

@@ -163,9 +163,26 @@ async def test_compromise_promotes_the_waiting_version(world: World) -> None:
 async def test_compromise_of_the_waiting_version_keeps_the_active_one(world: World) -> None:
     await world.ring.create(new_key())
     await world.ring.rotate("agent")
-    await world.ring.compromise("agent", 2, "leak")
+    change = await world.ring.compromise("agent", 2, "leak")
+    assert len(change.warnings) == 1
     world.clock.advance(30 * 86400)
     assert world.states() == ["active", "compromised"]
+
+
+async def test_compromise_says_for_how_long_its_successor_is_not_known_everywhere(world: World) -> None:
+    await world.ring.create(new_key())
+    trusted, unknown = (await world.ring.compromise("agent", 1, "leak")).warnings
+    assert trusted.startswith("verifiers trust kid")
+    assert unknown.startswith("verifiers that cached the JWK Set fail until they fetch it again")
+
+
+async def test_compromise_says_nothing_of_a_successor_that_was_published_for_its_lead(world: World) -> None:
+    await world.ring.create(new_key())
+    await world.ring.rotate("agent")
+    await world.ring.set_paused("agent", True)
+    world.clock.advance(86400)
+    (trusted,) = (await world.ring.compromise("agent", 1, "leak")).warnings
+    assert trusted.startswith("verifiers trust kid")
 
 
 async def test_compromise_counts_even_when_no_successor_can_be_made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
