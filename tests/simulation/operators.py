@@ -12,12 +12,12 @@ from typing import Any
 from keyd.core.errors import BackendUnavailableError, ConflictError, KeyStateError
 from keyd.core.snapshot import VersionView
 from keyd.core.timeline import KeyState
-from keyd.core.verifiers import not_yet_known
-from simulation.house import MAX_AGE, House
+from simulation.house import House
 from simulation.population import DAY, HOUR
 
 #: Verifiers by their names, and for how long keyd says that they fail.
 _ANNOUNCED = re.compile(r"([^;:]+) up to (\d+) (s|min|h)(?=;|$)")
+_BEGINNINGS = {"new": "verifiers that cached the JWK Set ", "revoked": "verifiers trust kid "}
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 #: Kind, key, kid, and what keyd said.
 Announce = Callable[[str, str, str, Sequence[str]], None]
@@ -68,7 +68,10 @@ class Operators:
 
     async def _rotate_now(self, name: str) -> bool:
         change = await self._house.ring.rotate(name, at_once=True)
-        self._announce("new", name, change.version.kid, change.warnings)
+        line, key = change.version.timeline, change.key.key
+        # One that was published for its lead already is known to all: then nothing is said, and nobody may fail.
+        if change.warnings or line.activate_at - line.publish_at < key.lifecycle.publish_lead:
+            self._announce("new", name, change.version.kid, change.warnings)
         self.lacking.discard(name)
         return True
 
@@ -93,9 +96,8 @@ class Operators:
         active = change.key.active(self._now)
         if was_active and active is not None:
             line = active.record.timeline
-            # Of the successor keyd says nothing; what it says of one that is activated at once holds for it.
-            words = not_yet_known(line.activate_at - line.publish_at, MAX_AGE)
-            self._announce("new", name, active.record.kid, (words,))
+            if line.activate_at - line.publish_at < change.key.key.lifecycle.publish_lead:
+                self._announce("new", name, active.record.kid, change.warnings)
         elif was_active:
             self.lacking.add(name)
         return True
@@ -139,13 +141,15 @@ class Operators:
         return version.record.timeline.state(self._now) is state
 
 
-def announced(warnings: Sequence[str]) -> dict[str, float] | None:
-    """Read for how many seconds each verifier fails, by keyd's own words; None where they say that nobody does."""
-    found: dict[str, float] = {}
+def announced(kind: str, warnings: Sequence[str]) -> dict[str, float] | None:
+    """Read for how many seconds each verifier fails, by keyd's own words, of a kid that is ``new`` or ``revoked``.
+
+    Returns None where keyd does not speak of that.
+    """
     for words in warnings:
-        head, said, rest = words.partition("again: ")
-        if said or "keeps a set for longer than that fails" in head:
-            for names, number, unit in _ANNOUNCED.findall(rest.partition("; others")[0]):
+        if words.startswith(_BEGINNINGS[kind]):
+            found: dict[str, float] = {}
+            for names, number, unit in _ANNOUNCED.findall(words.partition("again: ")[2].partition("; others")[0]):
                 found |= {name.strip(): float(number) * _UNITS[unit] for name in names.split(", ")}
             return found
     return None

@@ -99,16 +99,16 @@ async def test_is_noticed_when_an_emergency_announces_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("kind", "words", "expected"),
     [
-        (not_yet_known(0.0, 300), {"aauth": 60.0, "wbauth-sdk": 300.0, "regent-httpsig (key directory)": 720.0}),
-        (not_yet_known(100.0, 300), {"wbauth-sdk": 200.0, "regent-httpsig (key directory)": 660.0}),
-        (still_trusted("kid-1", 300), {"aauth": 3600.0, "AAuth by its draft": 86400.0, "PyJWT": 300.0}),
-        (not_yet_known(86400.0, 300), {}),
+        ("new", not_yet_known(0.0, 300), {"aauth": 60.0, "wbauth-sdk": 300.0, "regent-httpsig (key directory)": 720.0}),
+        ("new", not_yet_known(100.0, 300), {"wbauth-sdk": 200.0, "regent-httpsig (key directory)": 660.0}),
+        ("revoked", still_trusted("kid-1", 300), {"aauth": 3600.0, "AAuth by its draft": 86400.0, "PyJWT": 300.0}),
+        ("new", not_yet_known(86400.0, 300), {}),
     ],
 )
-def test_reads_what_keyd_announces(words: str, expected: dict[str, Any]) -> None:
-    said = announced((words,))
+def test_reads_what_keyd_announces(kind: str, words: str, expected: dict[str, Any]) -> None:
+    said = announced(kind, ("something else", words))
     assert said is not None
     assert said.items() >= expected.items()
     if not expected:
@@ -116,8 +116,9 @@ def test_reads_what_keyd_announces(words: str, expected: dict[str, Any]) -> None
 
 
 def test_finds_no_announcement_where_there_is_none() -> None:
-    assert announced(()) is None
-    assert announced(("the first version is active at once",)) is None
+    assert announced("new", ()) is None
+    assert announced("new", ("the first version is active at once", still_trusted("kid-1", 300))) is None
+    assert announced("revoked", (not_yet_known(0.0, 300),)) is None
 
 
 def _failing(report: Report) -> set[str]:

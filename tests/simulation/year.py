@@ -112,7 +112,7 @@ class Year:
     def _patience(self, backend: str) -> float:
         """Return until when the rotator need not look again: while a backend is away, it looks every ten seconds and finds it so."""
         away = self.house.runners[backend].breaker.reason is not None
-        return self.house.clock.now() + (600 if away else 0)
+        return self.house.clock.now() + (3600 if away else 0)
 
     def _plan_all(self) -> None:
         """Write down what is known from the start: births, operators' acts, outages."""
@@ -216,7 +216,7 @@ class Year:
         await self.house.start()
 
     def _announce(self, kind: str, key: str, kid: str, warnings: Sequence[str]) -> None:
-        said = announced(warnings)
+        said = announced(kind, warnings)
         if said is None:
             self.house.fault(f"an emergency of {key} announced nothing, {kind} kid {kid}: {warnings}")
             return
