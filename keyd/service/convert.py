@@ -167,7 +167,8 @@ def new_key(
     """Return the key that a spec asks for, with defaults for what it leaves open.
 
     A key that verifiers know from elsewhere than keyd's JWK Set, because it is ``known`` already or not published, rotates by
-    itself only if the spec says so.
+    itself only if the spec says so. Of one that is ``known``, private keys are destroyed by themselves only if it says so: others
+    may use them too.
 
     Raises:
         InvalidArgumentError: an enum value is not one that keyd knows.
@@ -176,6 +177,9 @@ def new_key(
         raise InvalidArgumentError("keyd makes its audit key itself, and no other key has that purpose")
     asked = _from_enum(ALGORITHMS, spec.algorithm, "algorithm")
     purposes = frozenset(_required(_from_enum(PURPOSES, value, "purpose"), "purpose") for value in spec.purposes)
+    never = {"rotation_period": math.inf} if known or spec.unpublished else {}
+    if known:
+        never["destroy_after"] = math.inf
     return Key(
         name=spec.name,
         algorithm=algorithm or asked or defaults.algorithm,
@@ -185,10 +189,7 @@ def new_key(
         kid_format=_from_enum(KID_FORMATS, spec.kid_format, "kid_format") or defaults.kid_format,
         keyid_aliases=tuple(spec.keyid_aliases),
         publish=not spec.unpublished,
-        lifecycle=lifecycle(
-            spec.lifecycle,
-            replace(defaults.lifecycle, rotation_period=math.inf) if known or spec.unpublished else defaults.lifecycle,
-        ),
+        lifecycle=lifecycle(spec.lifecycle, replace(defaults.lifecycle, **never)),
         created_at=now,
     )
 

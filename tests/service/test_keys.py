@@ -125,3 +125,18 @@ async def test_unknown_enum_values_are_refused(running: Running) -> None:
     for spec in ({"algorithm": 99}, {"purposes": [99]}, {"purposes": [0]}, {"kid_format": 99}):
         refusal = await refused(running.keys.CreateKey(pb.CreateKeyRequest(spec=pb.KeySpec(name="agent", **spec))))  # type: ignore[arg-type]
         assert refusal.reason == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_what_others_may_use_is_not_rotated_or_destroyed_unless_somebody_says_so(running: Running, asked: bool) -> None:
+    periods = {"rotation_period": {"seconds": 864000}, "destroy_after": {"seconds": 1}} if asked else {}
+    material = OKPKey.generate_key("Ed25519").as_pem(private=True)
+    key = (await running.keys.ImportKey(imported(pkcs8_pem=material, spec={"lifecycle": periods}))).key
+    assert [key.lifecycle.HasField(name) for name in ("rotation_period", "destroy_after")] == [asked, asked]
+
+
+async def test_what_keyd_makes_is_rotated_and_destroyed_in_time(running: Running) -> None:
+    key = (await running.keys.CreateKey(pb.CreateKeyRequest(spec=pb.KeySpec(name="agent")))).key
+    assert (key.lifecycle.rotation_period.seconds, key.lifecycle.destroy_after.seconds) == (30 * 86400, 30 * 86400)
+    hidden = (await running.keys.CreateKey(pb.CreateKeyRequest(spec=pb.KeySpec(name="hidden", unpublished=True)))).key
+    assert [hidden.lifecycle.HasField(name) for name in ("rotation_period", "destroy_after")] == [False, True]
