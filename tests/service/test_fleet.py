@@ -65,12 +65,16 @@ async def figure(running: Running, name: str) -> float | None:
 
 
 async def serving(running: Running) -> bool:
+    """Say whether the probes send callers here. They agree, if not in the moment in which it changes."""
+    end = time.monotonic() + 10
     async with httpx.AsyncClient() as http, grpc.aio.insecure_channel(running.address) as channel:
-        ready = (await http.get(f"{running.http}/readyz")).status_code
         health = health_pb2_grpc.HealthStub(channel)
-        answer = await health.Check(health_pb2.HealthCheckRequest(service="keyd.v1.SigningService"))
-    assert (ready == 200) is (answer.status == health_pb2.HealthCheckResponse.SERVING)
-    return ready == 200
+        while True:
+            ready = (await http.get(f"{running.http}/readyz")).status_code == 200
+            answer = await health.Check(health_pb2.HealthCheckRequest(service="keyd.v1.SigningService"))
+            if ready is (answer.status == health_pb2.HealthCheckResponse.SERVING):
+                return ready
+            assert time.monotonic() < end, f"readyz: {ready}, health: {answer}"
 
 
 def create() -> key_service_pb2.CreateKeyRequest:

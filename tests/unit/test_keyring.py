@@ -163,6 +163,7 @@ async def test_compromise_promotes_the_waiting_version(world: World) -> None:
 async def test_compromise_of_the_waiting_version_keeps_the_active_one(world: World) -> None:
     await world.ring.create(new_key())
     await world.ring.rotate("agent")
+    world.clock.advance(1)
     change = await world.ring.compromise("agent", 2, "leak")
     assert len(change.warnings) == 1
     world.clock.advance(30 * 86400)
