@@ -14,7 +14,7 @@ class Decision:
     """One decision. It is filled in on the way; what was not reached stays None. Never holds the signed bytes or a signature.
 
     Attributes:
-        at: when the request came, in seconds since the epoch.
+        at: when the request came, or was taken up after waiting for a successor, in seconds since the epoch.
         operation: ``sign``, or the name of an operator's call, such as ``rotate_key``.
         purpose: of the signature: ``http``, ``jwt``, ``directory`` or ``raw``.
         grant: name of the grant that allowed it.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from backends.api import Importer, PrivateKey
-from keyd.core import jwk, moves, repair, verifiers
+from keyd.core import jwk, moves, repair, succession, verifiers
 from keyd.core.clock import Clock
 from keyd.core.errors import (
     AlreadyExistsError,
@@ -276,6 +276,10 @@ class Keyring:
         if self._lacks_active(name):
             try:
                 await self._ensure_active(self.snapshot.get(name).key)
+            except ConflictError as exc:  # the replica that plans was faster
+                await succession.wait(self, name)
+                if self._lacks_active(name):
+                    warnings.append(f"another replica is making the successor ({exc}); `keyd key get {name}` shows it")
             except KeydError as exc:  # the version is stopped in any case; that must not look undone
                 warnings.append(f"no successor could be made ({exc}); `keyd key rotate --now {name}` tries again")
         view = self.snapshot.get(name)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from keyd.core import jws, signature_base
+from keyd.core import jws, signature_base, succession
 from keyd.core.binding import Signing
 from keyd.core.decision import Decision
 from keyd.core.errors import KeyIdError, KeyStateError, PurposeError, SizeError
@@ -72,7 +72,7 @@ class Signer:
         decision.digest = hashlib.sha256(data).digest()
         try:
             self.check_clock()
-            rules = self._guard.policy.rights(principal).sign(name)
+            rules, within = await self._rules(decision, name, kid, within)
             view, now = self._keyring.snapshot.get(name), decision.at
             if kind is InputKind.SIGNATURE_BASE:
                 version, request = self._check_base(decision, view, data, kid, now)
@@ -102,7 +102,7 @@ class Signer:
         decision = self._guard.decision(principal, "sign", name)
         try:
             self.check_clock()
-            rules = self._guard.policy.rights(principal).sign(name)
+            rules, within = await self._rules(decision, name, kid, within)
             view, now = self._keyring.snapshot.get(name), decision.at
             _need(view.key, Purpose.JWT, InputKind.JWS_SIGNING_INPUT)
             version = view.signer(kid, now)
@@ -115,6 +115,22 @@ class Signer:
             raise
         await finish(self._guard.record(decision))
         return f"{data.decode()}.{jws.b64url(signed.signature)}", signed
+
+    async def _rules(
+        self, decision: Decision, name: str, kid: str | None, within: float | None
+    ) -> tuple[tuple[Rule, ...], float | None]:
+        """Return the rules that have a key, and how long the caller still waits.
+
+        Who names no version gets none at once while the successor of a compromised one is being made; that is waited for.
+        """
+        rules = self._guard.policy.rights(decision.principal).sign(name)
+        began = time.monotonic()
+        if kid is not None or not await succession.wait(self._keyring, name, within):
+            return rules, within
+        self.check_clock()
+        decision.at = self._keyring.clock.now()
+        left = None if within is None else max(0.001, within - (time.monotonic() - began))
+        return self._guard.policy.rights(decision.principal).sign(name), left  # they may have been taken away meanwhile
 
     async def _signed(
         self,

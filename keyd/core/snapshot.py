@@ -14,6 +14,9 @@ from keyd.core.errors import KeyStateError, NotFoundError
 from keyd.core.model import Key, KeyVersion
 from keyd.core.timeline import KeyState
 
+#: Seconds after a compromise in which the successor of the version may be on its way.
+SUCCESSION = 2.0
+
 
 @dataclass(frozen=True)
 class VersionView:
@@ -41,6 +44,13 @@ class KeyView:
     def pending(self, now: float) -> VersionView | None:
         """Return the version that waits to become active."""
         return next((v for v in self.versions if v.record.timeline.state(now) is KeyState.PRE_ACTIVATION), None)
+
+    def succession(self, now: float) -> float:
+        """Return for how many more seconds to wait for a version that takes over from a compromised one; 0: for none."""
+        if self.key.disabled_at is not None or self.active(now) is not None:
+            return 0.0
+        compromised = [t for v in self.versions if (t := v.record.timeline.compromised_at) < inf]
+        return min(SUCCESSION, max(0.0, max(compromised, default=-inf) + SUCCESSION - now))
 
     def version(self, number: int) -> VersionView:
         """Return one version. Raises NotFoundError."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from math import isinf
 
+from keyd.core import succession
 from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
@@ -107,8 +108,12 @@ class SigningService:
         return pb.SignJWTResponse(token=token, kid=signed.version.kid, version=signed.version.version)
 
     async def get_key(self, request: pb.GetKeyRequest, call: Call) -> pb.GetKeyResponse:
-        """Return what an agent must know of a key. Any grant for the key will do."""
+        """Return what an agent must know of a key. Any grant for the key will do.
+
+        While the successor of a compromised version is being made, it is waited for: who was refused and asks anew gets that one.
+        """
         self._guard.policy.rights(call.principal).need(request.key)
+        await succession.wait(self._keyring, request.key, call.seconds_left())
         state, _ = self._states.of(self._keyring.snapshot.get(request.key), self._keyring.clock.now())
         return state
 

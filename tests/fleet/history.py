@@ -6,8 +6,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 
@@ -20,8 +18,10 @@ class History:
     compromised: dict[str, tuple[float, float]] = field(default_factory=dict)
     #: Kids whose public key a verifier had to look for again, because the first JWK Set did not have it yet.
     late: dict[str, int] = field(default_factory=dict)
-    #: Keys that can have no active version: a compromise was recorded, and its successor met an outage. From when until when.
+    #: Keys without an active version: a compromise was recorded, and its successor met an outage. From when until when.
     without: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    #: Signatures that failed for want of an active version: which key, from when until when, and what is to be said of it.
+    lacking: list[tuple[str, float, float, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -35,21 +35,23 @@ class History:
             self.failures.append(what)
         print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
-    @contextmanager
-    def emergency(self, key: str) -> Iterator[None]:
-        """The key can have no active version meanwhile."""
+    def outage(self, key: str, begin: float) -> None:
+        """The key had no active version since ``begin``, because its successor met an outage; now it has one."""
         with self.lock:
-            windows = self.without.setdefault(key, [])
-            windows.append((time.monotonic(), inf))
-        try:
-            yield
-        finally:
-            with self.lock:
-                windows[-1] = windows[-1][0], time.monotonic() + 1
+            self.without.setdefault(key, []).append((begin, time.monotonic() + 1))
 
-    def in_emergency(self, key: str, begin: float, end: float) -> bool:
+    def lacked(self, key: str, begin: float, what: str) -> None:
+        """A signature failed for want of an active version. Whether that may be is known in the end."""
         with self.lock:
-            return any(begin < until and end > since for since, until in self.without.get(key, ()))
+            self.lacking.append((key, begin, time.monotonic(), what))
+
+    def judge(self) -> None:
+        """Fail for each signature that lacked an active version although nothing kept a successor from being made."""
+        for key, begin, end, what in self.lacking:
+            if any(begin < until and end > since for since, until in self.without.get(key, ())):
+                self.count("without an active version, its successor met an outage")
+            else:
+                self.fail(what)
 
     def compromising(self, kid: str) -> None:
         with self.lock:

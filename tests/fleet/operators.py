@@ -139,20 +139,29 @@ class Operators:
         versions = [v for v in admin.get_key(key).versions if v.state in _LIVE]
         version = chance.choice(versions)
         self.history.compromising(version.kid)
-        with self.history.emergency(key):
-            admin.compromise_version(key, version.version, "drill")
-            self.history.confirmed(version.kid)
-            # Where its successor met an outage, the operator makes one: the answer said so.
-            end = time.monotonic() + 120
-            while time.monotonic() < end:
-                try:
-                    if any(v.state == types_pb2.KEY_STATE_ACTIVE for v in admin.get_key(key).versions):
+        begin = time.monotonic()
+        try:
+            answer = admin.compromise_version(key, version.version, "drill")
+        except KeydClientError:
+            self._ensured(chance, key, begin)  # whether it is on record is not known
+            raise
+        self.history.confirmed(version.kid)
+        if not _has_active(answer.key):
+            self._ensured(chance, key, begin)
+
+    def _ensured(self, chance: random.Random, key: str, begin: float) -> None:
+        """Where a successor met an outage, the operator makes one: the answer said so."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            try:
+                with self._another(chance) as admin:
+                    if _has_active(admin.get_key(key)):
+                        self.history.outage(key, begin)
                         return
                     admin.rotate_key(key, now=True)
-                except KeydClientError:
-                    time.sleep(0.5)
-                    admin = self._another(chance)
-            self.history.fail(f"{key} got no active version within 120 s of a compromise")
+            except KeydClientError:
+                time.sleep(0.5)
+        self.history.fail(f"{key} got no active version within 120 s of a compromise")
 
     def _destroy(self, chance: random.Random, admin: AdminClient, key: str) -> None:
         gone = [v for v in admin.get_key(key).versions if not v.published and v.state in _ENDED]
@@ -171,3 +180,7 @@ class Operators:
 
 _LIVE = (types_pb2.KEY_STATE_ACTIVE, types_pb2.KEY_STATE_PRE_ACTIVATION)
 _ENDED = (types_pb2.KEY_STATE_DEACTIVATED, types_pb2.KEY_STATE_COMPROMISED)
+
+
+def _has_active(key: types_pb2.Key) -> bool:
+    return any(version.state == types_pb2.KEY_STATE_ACTIVE for version in key.versions)

@@ -68,6 +68,7 @@ def run(seconds: float, seed: int, *, chaos_pause: float = 4.0, operators: int =
         time.sleep(seconds)
         for part in (chaos, acts, traffic, checks):
             part.stop()
+        history.judge()
         try:
             _at_rest(checks, history)
         except Exception as exc:  # what was found before is worth more than this

@@ -119,12 +119,11 @@ class Traffic:
         return f"{self.replicas[at].name}: {exc.code.name} {exc.reason} {exc}"
 
     def _failed(self, key: str, begin: float, errors: list[str]) -> None:
-        if self.history.in_emergency(key, begin, time.monotonic()) and any(" KEY_STATE " in error for error in errors):
-            self.history.count("without an active version in an emergency")
+        what = f"a signature with {key} failed twice in {time.monotonic() - begin:.1f} s: {'; then '.join(errors)}"
+        if any(" KEY_STATE " in error for error in errors):
+            self.history.lacked(key, begin, what)
         else:
-            self.history.fail(
-                f"a signature with {key} failed twice in {time.monotonic() - begin:.1f} s: {'; then '.join(errors)}"
-            )
+            self.history.fail(what)
 
     def _done(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from support import FakeClock, keyring, memory_backend, new_key, until
 
 from backends.api import Algorithm
 from backends.errors import BackendUnavailableError
-from keyd.core import moves
+from keyd.core import moves, succession
 from keyd.core.errors import AlreadyExistsError, ConflictError, KeyStateError
 from keyd.core.fleet.remains import Remains
 from keyd.core.keyring import Keyring
@@ -209,3 +210,46 @@ async def test_only_who_leads_looks_and_an_outage_does_not_end_it(
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+async def test_a_successor_that_another_replica_makes_is_waited_for(two: Two) -> None:
+    one, other = two.rings
+    view = one.snapshot.get("agent")
+    stopped = moves.compromised(view, two.clock.now(), 1, "stolen")
+    await asyncio.to_thread(two.stores[0].update, view.key, stopped.changed)  # as a compromise does before its successor
+    await two.refresh()
+    waiting = asyncio.ensure_future(succession.wait(other, "agent"))
+    await one.rotate("agent")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await other.refresh()
+    assert await waiting
+    assert two.active() == [2, 2]
+
+
+async def test_an_emergency_that_the_planner_mends_first_names_no_failure(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica that plans sees the lack and makes the successor, before the one does that was told of the compromise."""
+    one, other = two.rings
+    begin = two.stores[0].begin_version
+
+    def later(intent: Intent) -> None:
+        monkeypatch.undo()
+        two.stores[1].begin_version(Intent("agent", intent.version, "", two.stores[1].replica))
+        two.stores[1].note(Intent("agent", intent.version, "mem", two.stores[1].replica))
+        try:
+            begin(intent)
+        finally:
+            two.stores[1].abandon_version(Intent("agent", intent.version, "mem", two.stores[1].replica))
+            made.set()
+
+    made = threading.Event()
+    monkeypatch.setattr(two.stores[0], "begin_version", later)
+    stopping = asyncio.ensure_future(one.compromise("agent", 1, "stolen"))
+    await until(made.is_set)
+    await other.refresh()
+    await other.rotate("agent")
+    await one.refresh()
+    change = await stopping
+    assert not any("successor" in warning for warning in change.warnings)
+    await two.refresh()
+    assert two.active() == [3, 3]
