@@ -27,6 +27,7 @@ from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
+from keyd.core.planner_record import PlannerRecord
 from keyd.core.policy import Policy
 from keyd.core.profile import BUILT_IN
 from keyd.core.publication import Publication
@@ -164,7 +165,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
         await front.report({name: monitor.answers(name) for name in runners})
 
     monitor = Monitor(keyring, report)
-    rotator = Rotator(keyring, config.rotation.to_rules(), fleet.leads)
+    rotator = Rotator(keyring, config.rotation.to_rules(), fleet.leads, PlannerRecord(guard))
     metrics.watch_rotation(rotator)
     metrics.watch(keyring, monitor, publication)
     metrics.watch_replica(fleet.figures)

@@ -1,5 +1,7 @@
 """Carries out what the planner says: at its pace, one act at a time in each backend, and again when it failed.
 
+Each act is on record before it is done, like an operator's.
+
 What fails is tried again later and later, in nobody else's way. A version that should have been made and is not is warned of at
 once, and again when half and when a tenth of the time to its deadline is left.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import structlog
@@ -17,6 +19,7 @@ import structlog
 from keyd.core.errors import ConflictError, KeydError, KeyStateError, NotFoundError, OverloadedError, StoreUnavailableError
 from keyd.core.keyring import Keyring
 from keyd.core.planner import Rules, Step, StepKind, due, lead_of, next_due
+from keyd.core.planner_record import PlannerRecord
 from keyd.core.snapshot import KeyView
 
 _IDLE = 60.0  # seconds after which it looks again at the latest
@@ -72,13 +75,20 @@ class Rotator:
         failed: how many failed in each backend.
     """
 
-    def __init__(self, keyring: Keyring, rules: Rules, leads: Callable[[], bool] = lambda: True) -> None:
-        """``leads`` says whether it is for this replica to do anything."""
+    def __init__(
+        self,
+        keyring: Keyring,
+        rules: Rules,
+        leads: Callable[[], bool] = lambda: True,
+        record: PlannerRecord | None = None,
+    ) -> None:
+        """``leads`` says whether it is for this replica to do anything; what is done goes into ``record``."""
         self.rules = rules
         self.done: Counter[StepKind] = Counter()
         self.failed: Counter[str] = Counter()
         self._keyring = keyring
         self._leads = leads
+        self._record = record
         self._seen: dict[str, _Seen] = {}
         self._failures: dict[tuple[str, StepKind], _Failure] = {}
         self._warned: dict[str, int] = {}
@@ -205,13 +215,7 @@ class Rotator:
     async def _carry_out(self, backend: str, step: Step) -> None:
         what = (step.key, step.kind)
         try:
-            if step.kind is StepKind.CREATE:
-                change = await self._keyring.prepare(step.key, step.activate_at, newest=step.version - 1)
-                line = change.version.timeline
-                _log.info("next version made", key=step.key, version=change.version.version, activates=line.activate_at)
-            else:
-                change = await self._keyring.destroy(step.key, step.version)
-                _log.info("old version destroyed", key=step.key, version=step.version, notes=change.warnings)
+            await self._do(step)
         except (KeyStateError, NotFoundError, ConflictError) as exc:  # somebody else was faster
             self._failures[what] = _Failure(0, self._keyring.clock.now() + _RETRY, str(exc))
             _log.info(
@@ -222,6 +226,25 @@ class Rotator:
         else:
             self.done[step.kind] += 1
             self._failures.pop(what, None)
+
+    async def _do(self, step: Step) -> None:
+        """Carry out one step, on record. Raises KeydError."""
+        if self._record is not None:
+            await self._record.begin(step)
+        try:
+            if step.kind is StepKind.CREATE:
+                change = await self._keyring.prepare(step.key, step.activate_at, newest=step.version - 1)
+                line = change.version.timeline
+                _log.info("next version made", key=step.key, version=change.version.version, activates=line.activate_at)
+            else:
+                change = await self._keyring.destroy(step.key, step.version)
+                _log.info("old version destroyed", key=step.key, version=step.version, notes=change.warnings)
+        except Exception as exc:
+            if self._record is not None:
+                await self._record.failed(step, exc)
+            raise
+        if self._record is not None:
+            await self._record.done(replace(step, version=change.version.version))
 
     def _note_failure(self, backend: str, step: Step, exc: Exception) -> None:
         now, what = self._keyring.clock.now(), (step.key, step.kind)
