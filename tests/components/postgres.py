@@ -109,7 +109,8 @@ class PostgreSql:
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:
-            until(lambda: all(state(Path(f"/proc/{process}")) == "T" for process in processes))
+            # One that was about to end is a zombie now: its parent, who would see to it, is stopped.
+            until(lambda: all(state(Path(f"/proc/{process}")) in "TZX" for process in processes))
             yield
         finally:
             for process in processes:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
+
+from keyd.core.store.postgres import bounded
 
 #: What is raised when the database is away, or does not answer in time.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
 _PATIENCE = 5.0  # seconds for one answer
+
+R = TypeVar("R")
+
+
+class _Connection(psycopg.AsyncConnection[Any]):
+    """Gives itself up when the server does not answer.
+
+    To cancel psycopg's own wait instead would ask the server to stop what it does, and wait for that: ten seconds more.
+    """
+
+    async def wait(self, gen: Generator[Any, Any, R], *args: Any, **kwargs: Any) -> R:
+        return await super().wait(bounded(gen, self.pgconn, _PATIENCE), *args, **kwargs)
 
 
 class Session:
@@ -22,9 +36,8 @@ class Session:
 
     async def run(self, statement: LiteralString, *values: int) -> Any:
         """Run a statement and return the first column of its first row; None without rows. Raises as :data:`AWAY` has it."""
-        async with asyncio.timeout(_PATIENCE):
-            cursor = await self._connection.execute(statement, values or None)
-            row = await cursor.fetchone() if cursor.description is not None else None
+        cursor = await self._connection.execute(statement, values or None)
+        row = await cursor.fetchone() if cursor.description is not None else None
         return None if row is None else row[0]
 
     async def notified(self, within: float) -> None:
@@ -37,7 +50,7 @@ class Session:
 async def session(conninfo: str) -> AsyncIterator[Session]:
     """Open a connection; closed at the end. ``conninfo`` is as libpq takes it. Raises as :data:`AWAY` has it."""
     async with asyncio.timeout(_PATIENCE):
-        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        connection = await _Connection.connect(conninfo, autocommit=True)
     try:
         yield Session(connection)
     finally:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq.abc import PGconn
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -76,21 +77,27 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Generator[Any, Any, R], *args: Any, **kwargs: Any) -> R:
         """Wait for the server as psycopg does, and not longer than ``patience``. Raises psycopg.OperationalError."""
-        return super().wait(self._bounded(gen), *args, **kwargs)
+        return super().wait(bounded(gen, self.pgconn, self.patience), *args, **kwargs)
 
-    def _bounded(self, gen: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
-        end = time.monotonic() + self.patience
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if not ready and time.monotonic() > end:
-                    self.pgconn.finish()  # an answer that comes yet must not be taken for that to the next question
-                    raise psycopg.OperationalError(f"the server did not answer within {self.patience:g} s")
-                wanted = gen.send(ready)
-        except StopIteration as done:
-            result: R = done.value
-            return result
+
+def bounded(gen: Generator[Any, Any, R], connection: PGconn, patience: float) -> Generator[Any, Any, R]:
+    """Return what psycopg waits for as ``gen``, which gives ``connection`` up after ``patience`` seconds.
+
+    Raises:
+        psycopg.OperationalError: at its turn, when that long nothing came.
+    """
+    end = time.monotonic() + patience
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > end:
+                connection.finish()  # an answer that comes yet must not be taken for that to the next question
+                raise psycopg.OperationalError(f"the server did not answer within {patience:g} s")
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        result: R = done.value
+        return result
 
 
 def connect(conninfo: str, settings: Mapping[str, str] = _SETTINGS, patience: float = _PATIENCE) -> BoundedConnection:
