@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet bench-stores bench-cost bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples bench-stores bench-cost bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -41,6 +41,9 @@ fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thoug
 
 lifecycle: $(VENV)/test.stamp $(VENV)/keyd.stamp ## the invariants of the lifecycle over random histories of two replicas; STEPS= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m lifecycle --steps $(or $(STEPS),20000) $(ARGS)
+
+examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## run every example and every client library, and print what verified what
+	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/pytest -n 2 -q -p examples_table tests/examples $(ARGS)
 
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/stores.py --seconds 1.2 --rounds 5 $(ARGS)
