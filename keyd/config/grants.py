@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from keyd.config.durations import Duration
 from keyd.config.section import Section
+from keyd.config.sessions import GrantSessions
 from keyd.core import authorities
 from keyd.core.grants import GROUPS, OPERATIONS, Grant, PrincipalPattern
 from keyd.core.model import Purpose
@@ -156,7 +157,7 @@ class GrantSection(Section):
     """``[grants.NAME]``. Durations in seconds."""
 
     principals: Annotated[tuple[PrincipalSection, ...], _Some]
-    keys: Annotated[tuple[KeyGlob, ...], _Some]
+    keys: Annotated[tuple[KeyGlob, ...], _Some] | None = None
     purposes: Annotated[frozenset[Purpose], _Some] | None = None
     profiles: Annotated[frozenset[str], _Some] | None = None
     authorities: Annotated[tuple[Annotated[str, AfterValidator(_authority)], ...], _Some] | None = None
@@ -169,12 +170,17 @@ class GrantSection(Section):
     rate: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     operations: Annotated[frozenset[Annotated[str, AfterValidator(_operation)]], _Some] | None = None
+    sessions: GrantSessions | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> GrantSection:
         purposes = self.purposes or frozenset()
-        if not purposes and self.operations is None:
+        if not purposes and self.operations is None and self.sessions is None:
             raise ValueError('a grant without purposes and operations allows nothing; write for example purposes = ["http"]')
+        if self.keys is None and (purposes or self.operations is not None):
+            raise ValueError('keys is missing: of which keys? for example ["shop-*"]')
+        if self.sessions is not None:
+            purposes |= {Purpose.HTTP}  # which is what the keys of sessions sign
         limits = {
             Purpose.HTTP: ("methods", "paths"),
             Purpose.JWT: ("jwt_types", "issuers", "audiences", "max_jwt_lifetime"),
@@ -201,7 +207,7 @@ class GrantSection(Section):
         return Grant(
             name=name,
             principals=tuple(pattern.to_pattern() for pattern in self.principals),
-            keys=self.keys,
+            keys=self.keys or (),
             purposes=self.purposes or frozenset(),
             profiles=self.profiles,
             authorities=self.authorities,
@@ -213,6 +219,7 @@ class GrantSection(Section):
             max_jwt_lifetime=self.max_jwt_lifetime,
             rate=None if self.rate is None else Rate(self.rate, self.burst or max(1, round(self.rate))),
             operations=_operations(self.operations or frozenset()),
+            sessions=None if self.sessions is None else self.sessions.to_grant(),
         )
 
 

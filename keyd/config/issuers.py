@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from keyd.config.durations import Duration, text
 from keyd.config.grants import KeyGlob
 from keyd.config.section import Section
+from keyd.config.sessions import https_origin
 from keyd.core import authorities
 from keyd.core.jwks import AlgStyle
 from keyd.core.publication import Issuer
@@ -39,11 +40,12 @@ class IssuerSection(Section):
     keys: Annotated[tuple[KeyGlob, ...], Field(min_length=1, max_length=256)]
     alg: AlgStyle | None = None
     max_age: Annotated[Duration, Field(ge=1)] | None = None
+    origin: Annotated[str, AfterValidator(https_origin)] | None = None
 
     def to_issuer(self, name: str, alg: AlgStyle, max_age: float) -> Issuer:
         """Return it as the core has it; ``alg`` and ``max_age`` are those of [jwks]."""
         own_age = max_age if self.max_age is None else self.max_age
-        return Issuer(name, frozenset(self.hosts), self.keys, self.alg or alg, own_age)
+        return Issuer(name, frozenset(self.hosts), self.keys, self.alg or alg, own_age, self.origin)
 
 
 def contradictions(issuers: Mapping[str, IssuerSection], max_age: float | None) -> Iterator[tuple[str, str, str]]:
@@ -57,6 +59,8 @@ def contradictions(issuers: Mapping[str, IssuerSection], max_age: float | None) 
             if host in taken:
                 yield name, "hosts", f"issuer {taken[host]!r} has one of these hosts too; each belongs to one issuer"
             taken[host] = name
+        if section.origin is not None and section.origin.removeprefix("https://") not in section.hosts:
+            yield name, "origin", "its host is none of the issuer's hosts, so nobody would find there what tokens say"
         if max_age is not None and section.max_age is not None and section.max_age > max_age:
             message = f"more than {text(max_age)}, which is jwks.max_age: how long a version is published before it signs depends on that"
             yield name, "max_age", message

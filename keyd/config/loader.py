@@ -37,6 +37,7 @@ from keyd.config.model import (
 from keyd.config.problems import ConfigError, Problem, did_you_mean, dotted, from_validation
 from keyd.config.rotation import Rotation
 from keyd.config.section import Section
+from keyd.config.sessions import Sessions
 from keyd.config.store import Store
 from keyd.config.tcp import Tcp
 from keyd.core.profile import BUILT_IN, Profile
@@ -55,6 +56,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "jwks": Jwks,
     "defaults": Defaults,
     "rotation": Rotation,
+    "sessions": Sessions,
     "log": Log,
     "limits": Limits,
     "policy": PolicySection,

@@ -21,6 +21,7 @@ from keyd.config.issuers import IssuerSection
 from keyd.config.listeners import Account, Connections, Mode, OwnSocket, SocketPath
 from keyd.config.rotation import Rotation
 from keyd.config.section import Section
+from keyd.config.sessions import Sessions
 from keyd.config.store import Store
 from keyd.config.tcp import Tcp
 from keyd.core import runner
@@ -198,6 +199,7 @@ class Config:
     jwks: Jwks
     defaults: Defaults
     rotation: Rotation
+    sessions: Sessions
     log: Log
     limits: Limits
     policy: PolicySection

@@ -26,6 +26,7 @@ def render(config: Config) -> str:
     tables.append(_table(("defaults",), [(name, "none" if value is None else value) for name, value in config.defaults]))
     rotation = [(name, _Number(value) if name == "jitter" else value) for name, value in config.rotation]
     tables.append(_table(("rotation",), rotation))
+    tables.append(_table(("sessions",), config.sessions))
     tables += [_table(("sockets", name), own) for name, own in sorted(config.sockets.items())]
     tables += [_table(("tcp", name), listener) for name, listener in sorted(config.tcp.items())]
     tables.append(_table(("limits",), _rates(config.limits)))

@@ -157,6 +157,12 @@ class NotFoundError(KeydError):
     reason = "NOT_FOUND"
 
 
+class SessionError(KeydError):
+    """The caller has no such session here: it ended, this daemon was started anew, or it is another caller's. Open another one."""
+
+    reason = "SESSION"
+
+
 class AlreadyExistsError(KeydError):
     """The name, kid or public key is taken."""
 

@@ -12,16 +12,28 @@ from keyd.core.authorities import suffix_matcher
 from keyd.core.model import Purpose
 from keyd.core.principal import Principal
 from keyd.core.rates import Rate
+from keyd.core.sessions.grant import SessionGrant, SessionKind
 
 #: The operators' calls by group. A grant names groups, single calls, or ``*``.
 GROUPS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "read": frozenset({"list_keys", "get_key", "plan_rotations", "list_backends", "list_stored_keys"}),
+        "read": frozenset(
+            {
+                "list_keys",
+                "get_key",
+                "plan_rotations",
+                "list_backends",
+                "list_stored_keys",
+                "list_sessions",
+                "list_revoked_tokens",
+            }
+        ),
         "create": frozenset({"create_key", "import_key", "adopt_key"}),
         "lifecycle": frozenset(
             {"rotate_key", "rollback_key", "pause_key", "resume_key", "update_key", "disable_key", "enable_key"}
         ),
         "destroy": frozenset({"compromise_version", "destroy_version"}),
+        "revoke": frozenset({"revoke_session", "revoke_token"}),
         "audit": frozenset({"get_head"}),
     }
 )
@@ -133,14 +145,15 @@ class Grant:
 
     Attributes:
         principals: one of them has to match.
-        keys: globs of key names; one has to match.
-        purposes: what the keys may be used for; empty: the grant signs nothing.
+        keys: globs of key names; one has to match. Of no account for the keys of sessions.
+        purposes: what the keys may be used for; empty: the grant signs nothing with them.
         authorities: exact ``host[:port]``, ``*.`` and a suffix, or ``*``. For purposes ``http`` and ``directory``.
         paths: prefixes, whole segments each; for purpose ``http``, like ``methods``.
         jwt_types: in lower case; for purpose ``jwt``, like all below.
         max_jwt_lifetime: from ``iat``, and from now, to ``exp``, in seconds.
         rate: of its signatures, for each principal; None: only the limit of the principal itself holds.
         operations: names of operators' calls.
+        sessions: which sessions may be opened, whose keys sign within the other limits here; None: none.
     """
 
     name: str
@@ -157,6 +170,7 @@ class Grant:
     max_jwt_lifetime: float | None = None
     rate: Rate | None = None
     operations: frozenset[str] = frozenset()
+    sessions: SessionGrant | None = None
 
     def has_key(self, name: str) -> bool:
         """Say whether one of the globs matches."""
@@ -202,10 +216,11 @@ class OwnerGrant(Grant):
 
     @classmethod
     def of(cls, uids: Iterable[int], *, signs: bool) -> OwnerGrant:
-        """Return the grant of every operators' call, and with ``signs`` of every signature."""
+        """Return the grant of every operators' call, and with ``signs`` of every signature and session."""
         purposes = frozenset(Purpose) if signs else frozenset()
         patterns = tuple(PrincipalPattern(uid=uid) for uid in sorted(set(uids)))
-        return cls(OWNER, patterns, ("*",), purposes, operations=OPERATIONS)
+        sessions = SessionGrant(("*",), frozenset(SessionKind), ("*",), max_sessions=1000, sub_agents=True, foreign_keys=True)
+        return cls(OWNER, patterns, ("*",), purposes, operations=OPERATIONS, sessions=sessions if signs else None)
 
     def has_principal(self, principal: Principal) -> bool:
         """Say whether one of the users calls, and over no socket that was made for somebody else."""

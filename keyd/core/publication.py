@@ -35,6 +35,7 @@ class Issuer:
         keys: globs of key names; one has to match.
         style: how ``alg`` is spelled.
         max_age: seconds that the set may be cached.
+        origin: ``iss`` of the tokens that its keys sign: ``https://host``; None: they sign no agent tokens.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Issuer:
     keys: tuple[str, ...]
     style: AlgStyle
     max_age: float
+    origin: str | None = None
 
     @cached_property
     def _matchers(self) -> tuple[globs.Matcher, ...]:

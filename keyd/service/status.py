@@ -37,6 +37,7 @@ CODES: dict[type[errors.KeydError], grpc.StatusCode] = {
     errors.AuditError: grpc.StatusCode.UNAVAILABLE,
     errors.ApprovalError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.SessionError: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.KeyStateError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ConflictError: grpc.StatusCode.ABORTED,

@@ -31,8 +31,9 @@ class SignRequest(_message.Message):
     SIGNATURE_BASE_FIELD_NUMBER: _builtins.int
     JWS_SIGNING_INPUT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Name of the key."""
+    """Name of the key. Empty where `session` is set."""
     kid: _builtins.str
     """Optional: sign with this version, active or still in its sign grace.
     Where the input names a kid itself, the two must agree.
@@ -43,6 +44,8 @@ class SignRequest(_message.Message):
     """RFC 7515 JWS Signing Input: base64url header, ".", base64url payload."""
     message: _builtins.bytes
     """Unread bytes; only for keys with purpose raw."""
+    session: _builtins.str
+    """Id of an open session, whose key signs, instead of a named one. It signs signature bases only."""
     def __init__(
         self,
         *,
@@ -51,10 +54,11 @@ class SignRequest(_message.Message):
         signature_base: _builtins.bytes = ...,
         jws_signing_input: _builtins.bytes = ...,
         message: _builtins.bytes = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "jws_signing_input", b"jws_signing_input", "message", b"message", "signature_base", b"signature_base"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "jws_signing_input", b"jws_signing_input", "key", b"key", "kid", b"kid", "message", b"message", "signature_base", b"signature_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "jws_signing_input", b"jws_signing_input", "key", b"key", "kid", b"kid", "message", b"message", "session", b"session", "signature_base", b"signature_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["signature_base", "jws_signing_input", "message"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
@@ -77,9 +81,9 @@ class SignResponse(_message.Message):
     signature: _builtins.bytes
     """Raw octets as RFC 9421 section 3.3 and RFC 7518 section 3 define them; never DER, never text."""
     kid: _builtins.str
-    """The kid of the version that signed."""
+    """The kid of the version that signed; of a session key its thumbprint."""
     version: _builtins.int
-    """The number of that version."""
+    """The number of that version; 0 for a session key."""
     algorithm: _types_pb2.Algorithm.ValueType
     """The algorithm."""
     http_algorithm: _builtins.str

@@ -1,0 +1,1 @@
+"""Sessions: keys in memory, and the tokens of issuer keys that bind them."""
