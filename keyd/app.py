@@ -33,6 +33,10 @@ from keyd.core.profile import BUILT_IN
 from keyd.core.publication import Publication
 from keyd.core.rotator import Rotator
 from keyd.core.runner import THREAD_PREFIX, BackendRunner
+from keyd.core.sessions.book import SessionBook
+from keyd.core.sessions.issuing import TokenIssuer
+from keyd.core.sessions.revocations import Revocations
+from keyd.core.sessions.signing import SessionSigner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
 from keyd.fleet import Fleet
@@ -47,10 +51,13 @@ from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.metrics import CountedAudit, Metrics
 from keyd.service.operators import for_operators
+from keyd.service.sessions import SessionAdminService, SessionService
 from keyd.service.signing import SigningService
-from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, signing_service_pb2
+from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, session_service_pb2, signing_service_pb2
 
 _SIGNING = signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]
+_SESSIONS = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+_SESSION_ADMIN = session_service_pb2.DESCRIPTOR.services_by_name["SessionAdminService"]
 _KEYS = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
 _AUDIT = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _BACKENDS = backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]
@@ -68,6 +75,7 @@ class Daemon:
     guard: Guard
     signer: Signer
     publication: Publication
+    sessions: SessionBook
     defaults: Defaults
     audit: audit.Kept | None = None
     http_port: int | None = None
@@ -86,6 +94,7 @@ class Daemon:
             self.audit.apply(config.audit.to_rules(), config.audit.checkpoint_interval, config.audit.checkpoint_records)
         self.rotator.rules = config.rotation.to_rules()
         self.publication.rules = configuration.publication(config)
+        self.sessions.limits = config.sessions.to_limits()
         new = _defaults(config)
         for name in Defaults.__slots__:
             setattr(self.defaults, name, getattr(new, name))
@@ -160,6 +169,12 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     signer = Signer(keyring, {}, guard)
     signer.check_clock = fleet.check_signing
     publication = Publication(keyring, configuration.publication(config))
+    issuer = TokenIssuer(keyring, publication, guard)
+    revocations = Revocations(fleet.clock)
+    sessions = SessionBook(keyring, guard, issuer, revocations)
+    stack.callback(sessions.close_all)
+    session_signer = SessionSigner(keyring, guard, sessions)
+    issuer.check_clock = session_signer.check_clock = fleet.check_signing
 
     async def report() -> None:
         await front.report({name: monitor.answers(name) for name in runners})
@@ -169,16 +184,21 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     metrics.watch_rotation(rotator)
     metrics.watch(keyring, monitor, publication)
     metrics.watch_replica(fleet.figures)
-    daemon = Daemon(config, keyring, monitor, rotator, guard, signer, publication, _defaults(config), kept)
+    metrics.watch_sessions(sessions)
+    daemon = Daemon(config, keyring, monitor, rotator, guard, signer, publication, sessions, _defaults(config), kept)
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
     services = _services(
         guard,
-        agents={_SIGNING: SigningService(keyring, signer, publication, guard)},
+        agents={
+            _SIGNING: SigningService(keyring, signer, session_signer, publication, guard),
+            _SESSIONS: SessionService(sessions, issuer),
+        },
         operators={
             _KEYS: KeyService(keyring, daemon.defaults, guard, rotator),
             _BACKENDS: BackendService(keyring, monitor, types),
             _AUDIT: AuditService(kept),
+            _SESSION_ADMIN: SessionAdminService(sessions, revocations, fleet.clock),
         },
     )
 
@@ -200,7 +220,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
             await monitor.look(name)
     await report()
     fleet.follow(keyring, lambda right: monitor.withdraw(not right), stack)
-    for work in (rotator.run(), monitor.run(), watch_for_jumps(fleet.clock, keyring.wake)):
+    for work in (rotator.run(), monitor.run(), sessions.run(), watch_for_jumps(fleet.clock, keyring.wake)):
         stack.callback(asyncio.create_task(work).cancel)
     stack.push_async_callback(monitor.withdraw)
     _log.info(

@@ -26,6 +26,10 @@ from keyd.core.publication import Publication
 from keyd.core.publication import Rules as PublicationRules
 from keyd.core.rotator import Rotator
 from keyd.core.runner import BackendRunner, Limits
+from keyd.core.sessions.book import SessionBook
+from keyd.core.sessions.issuing import TokenIssuer
+from keyd.core.sessions.revocations import Revocations
+from keyd.core.sessions.signing import SessionSigner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
@@ -34,8 +38,9 @@ from keyd.service.backends import BackendService
 from keyd.service.call import Call, Caller
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.operators import for_operators
+from keyd.service.sessions import SessionAdminService, SessionService
 from keyd.service.signing import SigningService
-from keyd.v1 import backend_service_pb2, signing_service_pb2
+from keyd.v1 import backend_service_pb2, session_service_pb2, signing_service_pb2
 from keyd.v1 import key_service_pb2 as keys_pb
 from keyd.v1 import signing_service_pb2 as pb
 
@@ -45,6 +50,8 @@ SERVICES = {
     "signing": signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"],
     "keys": keys_pb.DESCRIPTOR.services_by_name["KeyService"],
     "backends": backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"],
+    "sessions": session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    "session_admin": session_service_pb2.DESCRIPTOR.services_by_name["SessionAdminService"],
 }
 GRANTS = (
     Grant("shop", (PrincipalPattern(uid=1001),), ("shop-*",), frozenset({Purpose.HTTP}), authorities=("example.com",)),
@@ -85,6 +92,8 @@ class House:
     guard: Guard
     audit: RecordedAudit
     services: dict[str, Any]
+    publication: Publication
+    book: SessionBook
     held: list[float] = field(default_factory=list)
 
     def call(self, principal: Principal) -> Call:
@@ -96,7 +105,7 @@ class House:
         return response
 
     async def operate(self, name: str, request: Any, principal: Principal = ALICE) -> Any:
-        service = "backends" if hasattr(self.services["backends"], name) else "keys"
+        service = next(s for s in ("keys", "backends", "session_admin") if hasattr(self.services[s], name))
         return await getattr(self.services[service], name)(request, self.call(principal))
 
 
@@ -111,14 +120,21 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         await ring.create(new_key(name))
     guard = Guard(Policy(GRANTS, owners={0}), clock, audit, monotonic=monotonic.now)
     defaults = Defaults("mem", new_key().algorithm, "rfc9421", new_key().kid_format, LifecyclePolicy())
+    publication = Publication(ring, PublicationRules())
+    issuer, revocations = TokenIssuer(ring, publication, guard), Revocations(clock)
+    book = SessionBook(ring, guard, issuer, revocations)
     inner = {
-        "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), Publication(ring, PublicationRules()), guard),
+        "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), SessionSigner(ring, guard, book), publication, guard),
+        "sessions": SessionService(book, issuer),
+        "session_admin": for_operators(SERVICES["session_admin"], SessionAdminService(book, revocations, clock), guard),
         "keys": for_operators(SERVICES["keys"], KeyService(ring, defaults, guard, Rotator(ring, Rules())), guard),
         "backends": for_operators(
             SERVICES["backends"], BackendService(ring, Monitor(ring, lambda: asyncio.sleep(0)), {"mem": "memory"}), guard
         ),
     }
-    yield House(clock, monotonic, ring, guard, audit, {n: admitted(SERVICES[n], s, guard) for n, s in inner.items()})
+    services = {n: admitted(SERVICES[n], s, guard) for n, s in inner.items()}
+    yield House(clock, monotonic, ring, guard, audit, services, publication, book)
+    book.close_all()
     runner.close()
     store.close()
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from keyd.config.durations import Duration
 from keyd.config.section import Section
 from keyd.core import authorities
+from keyd.core.sessions.book import Limits
 from keyd.core.sessions.grant import Claim, SessionGrant, SessionKind
 
 _GLOB = re.compile(r"[A-Za-z0-9._\-*?]{1,255}")
@@ -94,3 +95,7 @@ class Sessions(Section):
 
     max_sessions: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     idle_timeout: Annotated[Duration, Field(ge=60, le=30 * 86400)] = 2 * 3600.0
+
+    def to_limits(self) -> Limits:
+        """Return them as the core has them."""
+        return Limits(self.max_sessions, self.idle_timeout)

@@ -57,7 +57,7 @@ def decode_object(part: bytes, what: str) -> Mapping[str, Any]:
     Raises:
         MalformedError: not canonical base64url, not UTF-8, or not an object with distinct names.
     """
-    return _json_object(_decode(part, what), what)
+    return json_object(_decode(part, what), what)
 
 
 def build(claims_json: str, *, typ: str, kid: str, algorithm: Algorithm, now: float, lifetime: float | None) -> bytes:
@@ -77,7 +77,7 @@ def build(claims_json: str, *, typ: str, kid: str, algorithm: Algorithm, now: fl
         raise InvalidArgumentError("typ is empty; say which type of token this is")
     if len(claims_json) > MAX_BYTES:
         raise SizeError(f"claims have at most {MAX_BYTES} bytes, got {len(claims_json)} characters")
-    claims = dict(_json_object(claims_json, "claims"))
+    claims = dict(json_object(claims_json, "claims"))
     claims.setdefault("iat", int(now))
     if lifetime is not None:
         if "exp" in claims:
@@ -112,7 +112,8 @@ def _decode(part: bytes, what: str) -> str:
         raise MalformedError(f"the {what} is not canonical base64url of UTF-8") from None
 
 
-def _json_object(text: str, what: str) -> Mapping[str, Any]:
+def json_object(text: str, what: str) -> Mapping[str, Any]:
+    """Return the JSON object that ``text`` is; ``what`` is what errors call it. Raises MalformedError as :func:`decode_object`."""
     try:
         value = _DECODER.decode(text)
         if "\\u" in text:

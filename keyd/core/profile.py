@@ -102,6 +102,8 @@ BUILT_IN: Mapping[str, Profile] = MappingProxyType(
             Profile("rfc9421"),
             _AAUTH,
             replace(_AAUTH, name="aauth-server", signature_key_schemes=frozenset({"jwks_uri"})),
+            # An agent whose key another key of its own vouches for (draft-hardt-httpbis-signature-key-08, scheme jkt-jwt).
+            replace(_AAUTH, name="aauth-delegate", signature_key_schemes=frozenset({"jkt-jwt"}), jwt_types=frozenset()),
             # draft-meunier-webbotauth-httpsig-protocol-02, and what Cloudflare verifies. That it takes requests without
             # Signature-Agent is why this is not required here.
             Profile(

@@ -90,6 +90,9 @@ class BackendRunner:
         self._answered = 0
         self._idle = threading.Condition()  # the count goes down in the pool's threads
         self._proved: set[str] = set()
+        #: Signatures that the backend was asked for, probes among them.
+        self.signatures = 0
+        self._counting = threading.Lock()
         #: True while repair has, or may have, something to do in the store: always before its first answer.
         self.mend_wanted = True
         #: Set when the breaker opens.
@@ -267,6 +270,8 @@ class BackendRunner:
 
     def _sign_checked(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
         """Sign and verify in the same thread: a verification costs as much as a signature. Raises InvalidSignature."""
+        with self._counting:
+            self.signatures += 1
         signature = self.backend.sign(handle, algorithm, message)
         thumbprint = version.record.thumbprint
         if not self.backend.capabilities.in_process or thumbprint not in self._proved:

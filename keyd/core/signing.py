@@ -18,6 +18,7 @@ from keyd.core.model import Key, KeyVersion, Purpose
 from keyd.core.policy import Rule, decide
 from keyd.core.principal import Principal
 from keyd.core.profile import Profile, check_base, check_jws, read_base
+from keyd.core.signature_base import SignatureBase
 from keyd.core.signing_request import SigningRequest, audience_of, authority_of, issuer_of, path_of
 from keyd.core.snapshot import KeyView, VersionView
 
@@ -182,9 +183,7 @@ class Signer:
         directory = base.tag == signature_base.DIRECTORY_TAG
         purpose = Purpose.DIRECTORY if directory else Purpose.HTTP
         request = SigningRequest(purpose, view.key.profile, now, base=base)
-        decision.purpose, decision.created = purpose.value, base.created
-        covered = request.covered
-        decision.method, decision.authority, decision.path = covered.get("@method"), authority_of(covered), path_of(covered)
+        note_base(decision, request, base)
         _need(view.key, purpose, InputKind.SIGNATURE_BASE)
         version = self._version(view, base.keyid, kid, now)
         check_base(
@@ -234,6 +233,13 @@ class Signer:
                 f"the profile {key.profile!r} of key {key.name!r} is not configured any more; nothing is signed without it"
             )
         return profile
+
+
+def note_base(decision: Decision, request: SigningRequest, base: SignatureBase) -> None:
+    """Put what a base is for into the record."""
+    covered = request.covered
+    decision.purpose, decision.created = request.purpose.value, base.created
+    decision.method, decision.authority, decision.path = covered.get("@method"), authority_of(covered), path_of(covered)
 
 
 def _need(key: Key, purpose: Purpose, kind: InputKind) -> None:

@@ -175,8 +175,8 @@ def new_key(
     """
     if types_pb2.PURPOSE_AUDIT in spec.purposes:
         raise InvalidArgumentError("keyd makes its audit key itself, and no other key has that purpose")
-    asked = _from_enum(ALGORITHMS, spec.algorithm, "algorithm")
-    purposes = frozenset(_required(_from_enum(PURPOSES, value, "purpose"), "purpose") for value in spec.purposes)
+    asked = from_enum(ALGORITHMS, spec.algorithm, "algorithm")
+    purposes = frozenset(_required(from_enum(PURPOSES, value, "purpose"), "purpose") for value in spec.purposes)
     never = {"rotation_period": math.inf} if known or spec.unpublished else {}
     if known:
         never["destroy_after"] = math.inf
@@ -186,7 +186,7 @@ def new_key(
         backend=spec.backend or defaults.backend,
         purposes=purposes or frozenset({Purpose.HTTP}),
         profile=spec.profile or defaults.profile,
-        kid_format=_from_enum(KID_FORMATS, spec.kid_format, "kid_format") or defaults.kid_format,
+        kid_format=from_enum(KID_FORMATS, spec.kid_format, "kid_format") or defaults.kid_format,
         keyid_aliases=tuple(spec.keyid_aliases),
         publish=not spec.unpublished,
         lifecycle=lifecycle(spec.lifecycle, replace(defaults.lifecycle, **never)),
@@ -196,7 +196,7 @@ def new_key(
 
 def asked_algorithm(spec: key_service_pb2.KeySpec) -> Algorithm | None:
     """Return the algorithm that a spec asks for, None if it leaves it open."""
-    return _from_enum(ALGORITHMS, spec.algorithm, "algorithm")
+    return from_enum(ALGORITHMS, spec.algorithm, "algorithm")
 
 
 def lifecycle(message: types_pb2.LifecyclePolicy, unset: LifecyclePolicy) -> LifecyclePolicy:
@@ -206,7 +206,8 @@ def lifecycle(message: types_pb2.LifecyclePolicy, unset: LifecyclePolicy) -> Lif
     return replace(unset, **{**periods, **never})
 
 
-def _from_enum(table: Mapping[T, int], value: int, field: str) -> T | None:
+def from_enum(table: Mapping[T, int], value: int, field: str) -> T | None:
+    """Return what an enum value stands for; None when it is not set. Raises InvalidArgumentError when keyd does not know it."""
     if value == 0:
         return None
     for item, number in table.items():

@@ -16,6 +16,7 @@ from keyd.core.monitor import Monitor
 from keyd.core.planner import StepKind
 from keyd.core.publication import Publication
 from keyd.core.rotator import Rotator
+from keyd.core.sessions.book import SessionBook
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
@@ -67,6 +68,10 @@ class Metrics:
         """Show, at each scrape, how rotation is getting on."""
         self.registry.register(_Rotation(rotator))
 
+    def watch_sessions(self, sessions: SessionBook) -> None:
+        """Show, at each scrape, how many sessions there are."""
+        self.registry.register(_Sessions(sessions))
+
     def watch_replica(self, figures: Callable[[], Replica]) -> None:
         """Show, at each scrape, what ``figures`` returns."""
         self.registry.register(_Fleet(figures))
@@ -117,6 +122,12 @@ class _State(Collector):
         for name in sorted(self._keyring.backends):
             up.add_metric((name,), float(self._monitor.answers(name)))
         yield up
+        signatures = CounterMetricFamily(
+            "keyd_backend_signatures", "Signatures that the backend was asked for, probes among them", labels=("backend",)
+        )
+        for name, runner in sorted(self._keyring.backends.items()):
+            signatures.add_metric((name,), runner.signatures)
+        yield signatures
         keys = GaugeMetricFamily("keyd_jwks_keys", "Keys in the JWK Set of an issuer; without a name, of all", labels=("issuer",))
         octets = GaugeMetricFamily("keyd_jwks_bytes", "Size of the same JWK Set", labels=("issuer",))
         for issuer, (number, size) in self._publication.sizes().items():
@@ -124,6 +135,18 @@ class _State(Collector):
             octets.add_metric((issuer,), size)
         yield keys
         yield octets
+
+
+class _Sessions(Collector):
+    def __init__(self, sessions: SessionBook) -> None:
+        self._sessions = sessions
+
+    def collect(self) -> Iterable[Metric]:
+        failing = sum(1 for session in self._sessions.all() if session.renewal_error)
+        yield GaugeMetricFamily("keyd_sessions", "Sessions that are open", value=len(self._sessions))
+        yield GaugeMetricFamily(
+            "keyd_sessions_not_renewed", "Those of them whose token could not be renewed the last time", value=failing
+        )
 
 
 class _Rotation(Collector):

@@ -16,6 +16,9 @@ from keyd.core.guard import Guard, finish
 from keyd.service.admission import methods
 from keyd.service.call import Call
 from keyd.v1.key_service_pb2 import PlanRotationsRequest
+from keyd.v1.session_service_pb2 import RevokeSessionRequest, RevokeTokenRequest
+
+_LONGEST_ID = 128
 
 
 def for_operators(descriptor: ServiceDescriptor, implementation: object, guard: Guard) -> object:
@@ -41,7 +44,7 @@ def _guarded(function: Callable[..., Any], operation: str, guard: Guard) -> Call
             await guard.refuse(outcome, exc)
             raise
         outcome.version = _version(request, response)
-        outcome.detail = f"done{_told(outcome.version)}"
+        outcome.detail = f"done{_about(request)}{_told(outcome.version)}"
         await finish(guard.record(outcome))
         return response
 
@@ -52,7 +55,7 @@ async def _decide(request: Message, call: Call, operation: str, guard: Guard) ->
     principal, policy, key = call.principal, guard.policy, _key(request)
     decision = guard.decision(principal, operation, key)
     decision.version = _version(request, None)
-    decision.detail = "asked for"
+    decision.detail = f"asked for{_about(request)}"
     digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
     try:
         decision.grant = policy.rights(principal).operate(operation, key).name
@@ -60,7 +63,7 @@ async def _decide(request: Message, call: Call, operation: str, guard: Guard) ->
             first = guard.approvals.approve(
                 operation, digest, principal, policy.approval_window, lambda other: policy.rights(other).may(operation, key)
             )
-            decision.detail = f"asked for, as {first} did before"
+            decision.detail = f"asked for{_about(request)}, as {first} did before"
     except BaseException as exc:
         try:
             await guard.refuse(decision, exc)
@@ -78,6 +81,15 @@ def _key(request: Message) -> str | None:
     if "name" not in holder.DESCRIPTOR.fields_by_name or (isinstance(request, PlanRotationsRequest) and not request.name):
         return None
     return str(holder.name)
+
+
+def _about(request: Message) -> str:
+    """Return what a call is about that names no key: a session or a token."""
+    if isinstance(request, RevokeSessionRequest):
+        return f" for session {request.session[:_LONGEST_ID]}"
+    if isinstance(request, RevokeTokenRequest):
+        return f" for token {request.token_id[:_LONGEST_ID]} of {request.issuer[:_LONGEST_ID]}"
+    return ""
 
 
 def _version(request: Any, response: Any) -> int | None:

@@ -11,6 +11,7 @@ from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.publication import Publication
+from keyd.core.sessions.signing import SessionSigner, SignedBySession
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.service import convert
 from keyd.service.admission import begin, refused, throttle
@@ -34,9 +35,10 @@ _KINDS = {
 class SigningService:
     """Signs what agents send and tells them what they must know to send it."""
 
-    def __init__(self, keyring: Keyring, signer: Signer, publication: Publication, guard: Guard) -> None:
+    def __init__(self, keyring: Keyring, signer: Signer, sessions: SessionSigner, publication: Publication, guard: Guard) -> None:
         self._keyring = keyring
         self._signer = signer
+        self._sessions = sessions
         self._publication = publication
         self._guard = guard
         self._states = KeyStates()
@@ -47,6 +49,11 @@ class SigningService:
         if field is None:
             raise InvalidArgumentError("set one of signature_base, jws_signing_input and message")
         data: bytes = getattr(request, field)
+        if request.session:
+            if request.key:
+                raise InvalidArgumentError("set one of key and session, not both")
+            signed = await self._sessions.sign(call.principal, request.session, _KINDS[field], data, request.kid or None)
+            return _response_of_session(signed)
         return _response(
             await self._signer.sign(
                 call.principal, request.key, _KINDS[field], data, request.kid or None, within=call.seconds_left()
@@ -186,6 +193,16 @@ async def _next(ready: _Answers, reader: asyncio.Future[None]) -> pb.SignStreamR
         return await getter
     finally:
         getter.cancel()  # of no effect when it is done
+
+
+def _response_of_session(signed: SignedBySession) -> pb.SignResponse:
+    return pb.SignResponse(
+        signature=signed.signature,
+        kid=signed.thumbprint,
+        algorithm=convert.ALGORITHMS[signed.algorithm],
+        http_algorithm=signed.algorithm.http_name,
+        jose_algorithm=signed.algorithm.value,
+    )
 
 
 def _response(signed: Signed) -> pb.SignResponse:

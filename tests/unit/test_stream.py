@@ -28,7 +28,7 @@ class HungSigner:
 
 async def test_a_client_that_goes_away_leaves_no_tasks() -> None:
     signer = HungSigner()
-    service = SigningService(None, signer, None, Guard(Policy(), FakeClock()))  # type: ignore[arg-type]
+    service = SigningService(None, signer, None, None, Guard(Policy(), FakeClock()))  # type: ignore[arg-type]
 
     async def requests() -> AsyncIterator[pb.SignStreamRequest]:
         for number in range(5):
