@@ -34,6 +34,10 @@ type = "memory"
 [limits]
 rate = 1000000
 burst = 1000000
+[issuers.a]
+hosts = ["a.example"]
+keys = ["a"]
+origin = "https://a.example"
 [profiles.legacy]
 unsigned_parameters = true
 required_parameters = []
@@ -81,7 +85,9 @@ class Daemon:
                 if not (method.client_streaming or method.server_streaming):
                     self.methods.append(method)
         # The corpus has them by number: what is new goes to the end.
-        self.methods.sort(key=lambda method: (method.containing_service.name == "AuditService", method.full_name))
+        later = ("AuditService", "SessionService", "SessionAdminService")
+        order = {name: place for place, name in enumerate(later, 1)}
+        self.methods.sort(key=lambda method: (order.get(method.containing_service.name, 0), method.full_name))
         for name, profile, purposes in (
             ("a", "rfc9421", ["http", "jwt"]),
             ("b", "aauth", ["http"]),

@@ -7,11 +7,12 @@ import random
 from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from hostile import tokens
 from hostile.draft import ISSUER, STYLES, Target, agent_token, jkt_token
 
 from fuzz import handlers
-from keyd.v1 import backend_service_pb2, key_service_pb2, types_pb2
+from keyd.v1 import backend_service_pb2, key_service_pb2, session_service_pb2, types_pb2
 from keyd.v1 import signing_service_pb2 as pb
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -106,6 +107,22 @@ def calls() -> list[bytes]:
         ("PlanRotations", key_service_pb2.PlanRotationsRequest(name="a", horizon=Duration(seconds=1), limit=2)),
     ]
     made += [("ListStoredKeys", backend_service_pb2.ListStoredKeysRequest(backend="memory"))]
+    lumoauth = session_service_pb2.SESSION_KIND_LUMOAUTH
+    agent, times = "aauth:x@a.example", {"token_lifetime": Duration(seconds=600)}
+    made += [
+        ("OpenSession", session_service_pb2.OpenSessionRequest(issuer_key="a", subject=agent, claims="{}", **times)),
+        ("OpenSession", session_service_pb2.OpenSessionRequest(issuer_key="a", subject="x", kind=lumoauth, audiences=["y"])),
+        ("IssueAgentToken", session_service_pb2.IssueAgentTokenRequest(issuer_key="a", subject=agent, key="b")),
+        (
+            "IssueAgentToken",
+            session_service_pb2.IssueAgentTokenRequest(issuer_key="a", subject=agent, public_jwk=json.dumps(JWK)),
+        ),
+        ("GetSession", session_service_pb2.GetSessionRequest(id="x")),
+        ("ListSessions", session_service_pb2.ListSessionsRequest()),
+        ("RevokeSession", session_service_pb2.RevokeSessionRequest(session="x")),
+        ("RevokeToken", session_service_pb2.RevokeTokenRequest(issuer="x", token_id="y", expire_time=Timestamp(seconds=NOW + 9))),
+        ("Sign", pb.SignRequest(session="x", signature_base=plain.render())),
+    ]
     return [handlers.encode(method, request) for method, request in made]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
-from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, signing_service_pb2
+from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, session_service_pb2, signing_service_pb2
 
 ROOT = Path(__file__).parents[2]
 REFERENCES = sorted(set(re.findall(r"tests/[a-z0-9_/]+\.py(?:::\w+)*", (ROOT / "docs" / "threat-model.md").read_text())))
@@ -38,7 +38,7 @@ def test_claims_are_found() -> None:
     assert len(REFERENCES) > 40
 
 
-SERVICES = (signing_service_pb2, key_service_pb2, backend_service_pb2, audit_service_pb2)
+SERVICES = (signing_service_pb2, key_service_pb2, backend_service_pb2, audit_service_pb2, session_service_pb2)
 METHODS = [method for module in SERVICES for service in module.DESCRIPTOR.services_by_name.values() for method in service.methods]
 
 
@@ -86,6 +86,8 @@ PUBLIC = {
         "signature",
     ),
     *("thumbprint", "token", "type", "value", "warnings"),
+    *("agent_auth", "grant", "id", "issuer", "issuer_key", "parent_agent", "principal", "renewal_error"),
+    *("signature_key", "subject", "token_id", "token_kid"),
 }
 
 
