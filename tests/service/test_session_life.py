@@ -145,6 +145,17 @@ class TestRenewal:
         assert len(agents.book.tend()) == RENEWALS
         assert not agents.book.tend()
 
+    async def test_one_that_is_closed_while_it_is_renewed_stays_closed(self, agents: House) -> None:
+        session, other = await opened(agents), await opened(agents)
+        agents.clock.time = session.renew_time.seconds + 600
+        renewals = agents.book.tend()
+        await asyncio.sleep(0)
+        await agents.services["sessions"].close_session(pb.CloseSessionRequest(id=session.id), agents.call(SHOP))
+        await asyncio.gather(*renewals)
+        assert [each.id for each in agents.book.all()] == [other.id]
+        assert agents.book._counts == {("uid:1001", "agents"): 1}
+        assert await reason(signed(agents, session)) == "SESSION"
+
     async def test_without_a_record_the_old_token_stays(self, agents: House) -> None:
         session = await opened(agents)
         agents.clock.time = session.renew_time.seconds + 1

@@ -195,6 +195,12 @@ class TestSign:
             assert await reason(signed(agents, session, base=base)) == why
         await signed(agents, session, base=base_of(agents, session, extra=f';keyid="{session.thumbprint}"'))
 
+    async def test_no_signature_is_good_for_longer_than_its_token(self, agents: House) -> None:
+        session = await opened(agents, token_lifetime={"seconds": 100})
+        now = int(agents.clock.now())
+        await signed(agents, session, base=base_of(agents, session, extra=f";expires={now + 100}"))
+        assert await reason(signed(agents, session, base=base_of(agents, session, extra=f";expires={now + 101}"))) == "FRESHNESS"
+
     async def test_nothing_but_signature_bases(self, agents: House) -> None:
         session, service = await opened(agents), agents.services["signing"]
         token = session.token.rpartition(".")[0].encode()
