@@ -73,7 +73,7 @@ class Fleet:
         from keyd.core.fleet.leader import Leader
 
         self._keyring = keyring
-        self._follower = Follower(self._conninfo, lambda: keyring.newest_change, keyring.refresh)
+        self._follower = Follower(self._conninfo, lambda: keyring.newest_change, keyring.refresh, keyring.reload)
         self._leader = Leader(self._conninfo)
         remains = Remains(keyring, self._store, self._leader.leads)
         for work in (self._heart.run(on_clock), self._follower.run(), self._leader.run(), remains.run()):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from backends.api import Importer, PrivateKey
-from keyd.core import jwk, moves, repair, succession, verifiers
+from keyd.core import failover, jwk, moves, repair, succession, verifiers
 from keyd.core.clock import Clock
 from keyd.core.errors import (
     AlreadyExistsError,
@@ -86,6 +86,42 @@ class Keyring:
         """See what other replicas changed. Raises StoreUnavailableError."""
         async with self._recording:
             await self._refresh()
+
+    async def reload(self) -> None:
+        """See everything as the database has it, after it was away; what was stopped and is no longer is stopped again.
+
+        Raises:
+            StoreUnavailableError: it is away again. What was stopped stays so here; to reload again writes it down.
+            ConflictError: others change the same keys all the time.
+        """
+        async with self._recording:
+            for _ in range(_ATTEMPTS):
+                before, records = self.snapshot, await asyncio.to_thread(self._store.load)
+                found = Snapshot.of(records.keys, records.versions)
+                self._read = records.change
+                if found == before:
+                    return
+                stopped = failover.again(before, found, self.clock.now())
+                # Before anything is written: what was compromised must not sign meanwhile.
+                self._swap(found.with_keys(*(each.view for each in stopped)).sharing(before))
+                self._tell_lost(before, stopped)
+                try:
+                    for each in stopped:
+                        written = await asyncio.to_thread(self._store.update, each.view.key, each.changed)
+                        self._show(written, each.changed)
+                    return
+                except ConflictError:
+                    continue  # another replica does the same
+        raise _conflict("of a fleet")
+
+    def _tell_lost(self, before: Snapshot, stopped: Sequence[failover.Again]) -> None:
+        kids = failover.lost(before, self.snapshot)
+        if kids:
+            _log.error(
+                "the database has lost versions that it had confirmed; signatures under their kids verify no more", kids=kids
+            )
+        for each in stopped:
+            _log.error("the database has lost what was stopped; it is stopped again", key=each.view.key.name, what=each.what)
 
     async def mend(self, backend: str) -> None:
         """Mend what was left half done in this backend, as far as it answers."""

@@ -119,6 +119,11 @@ class Snapshot:
         """Return a snapshot in which these keys stand as given."""
         return Snapshot(MappingProxyType(dict(sorted({**self.keys, **{view.key.name: view for view in views}}.items()))))
 
+    def sharing(self, other: Snapshot) -> Snapshot:
+        """Return the same, with the very objects of ``other`` for keys that are equal there: what was made of them stays good."""
+        views = {name: o if (o := other.keys.get(name)) == view and o is not None else view for name, view in self.keys.items()}
+        return Snapshot(MappingProxyType(views))
+
     def get(self, name: str) -> KeyView:
         """Return one key. Raises NotFoundError."""
         view = self.keys.get(name)

@@ -38,7 +38,8 @@ class Replica:
     def __init__(self, database: Database, runner: BackendRunner, *, listen: bool = True) -> None:
         self.store = SqlStore.on_postgres(database.conninfo, replica_name="test")
         self.ring: Keyring = keyring(self.store, {"mem": runner}, FakeClock())
-        self.follower = Follower(database.conninfo, lambda: self.ring.newest_change, self.ring.refresh, listen=listen)
+        newest = lambda: self.ring.newest_change  # noqa: E731
+        self.follower = Follower(database.conninfo, newest, self.ring.refresh, self.ring.reload, listen=listen)
 
     def versions(self) -> int:
         view = self.ring.snapshot.keys.get("agent")
@@ -130,7 +131,7 @@ async def test_a_refresh_that_fails_is_made_again(database: Database) -> None:
             raise failures.pop()
         done.set()
 
-    follower = Follower(database.conninfo, lambda: -1, refresh)
+    follower = Follower(database.conninfo, lambda: -1, refresh, refresh)
     assert follower.age == inf
     async with running(follower):
         await asyncio.wait_for(done.wait(), 10)

@@ -27,6 +27,7 @@ class Follower:
         conninfo: str,
         newest: Callable[[], int],
         refresh: Callable[[], Awaitable[None]],
+        reload: Callable[[], Awaitable[None]],
         *,
         listen: bool = True,
         boottime: Callable[[], float] = since_boot,
@@ -37,12 +38,15 @@ class Follower:
             conninfo: as libpq takes it.
             newest: returns the number of the newest change that was read.
             refresh: reads the changes after that.
+            reload: reads everything, and sees to what was lost; for when the database was away, and may not be what it was.
             listen: hear notifications, not only look.
             boottime: seconds on a clock that nobody sets.
         """
         self._conninfo = conninfo
         self._newest = newest
         self._refresh = refresh
+        self._reload = reload
+        self._following = False
         self._listen = listen
         self._boottime = boottime
         self._looked = -inf
@@ -62,8 +66,10 @@ class Follower:
                 async with session(self._conninfo) as connection:
                     if self._listen:
                         await connection.run(f"LISTEN {CHANNEL}")
+                    if self._following:
+                        await self._read(self._reload)
                     await self._look(connection)
-                    pause = 0.1
+                    self._following, pause = True, 0.1
                     while True:
                         await connection.notified(INTERVAL)
                         await self._look(connection)
@@ -77,16 +83,17 @@ class Follower:
 
     async def _look(self, connection: Session) -> None:
         began = self._boottime()
-        if await connection.run("SELECT last FROM changes") != self._newest():
-            await self._read()
+        last, newest = await connection.run("SELECT last FROM changes"), self._newest()
+        if last != newest:
+            await self._read(self._refresh if last > newest else self._reload)
         self._looked = began
         if self.up is False:
             _log.info("database is back")
         self.up = True
 
-    async def _read(self) -> None:
+    async def _read(self, read: Callable[[], Awaitable[None]]) -> None:
         """Read what changed; to the end also when this is to end, because the store is closed right after."""
-        reading = asyncio.ensure_future(self._refresh())
+        reading = asyncio.ensure_future(read())
         try:
             await asyncio.shield(reading)
         except asyncio.CancelledError:
