@@ -69,7 +69,7 @@ format: $(VENV)/lint.stamp ## rewrite the sources as lint wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: $(VENV)/lint.stamp ## generate keyd/v1 from protos/
+proto: $(VENV)/lint.stamp ## generate keyd/v1 and keyd/externaljwt/v1 from protos/
 	PATH=$(abspath $(BIN)):$$PATH sh .ci/generate .
 
 clean: ## remove what the other targets made
