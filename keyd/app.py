@@ -26,6 +26,7 @@ from keyd.core.decision import NoAudit
 from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
+from keyd.core.kubernetes import ServiceAccounts
 from keyd.core.monitor import Monitor
 from keyd.core.planner_record import PlannerRecord
 from keyd.core.policy import Policy
@@ -39,6 +40,7 @@ from keyd.core.sessions.revocations import Revocations
 from keyd.core.sessions.signing import SessionSigner
 from keyd.core.signing import Signer
 from keyd.core.store import SqlStore
+from keyd.externaljwt.v1 import api_pb2 as externaljwt_pb2
 from keyd.fleet import Fleet
 from keyd.front import Front
 from keyd.service.admission import admitted
@@ -49,6 +51,7 @@ from keyd.service.gate.tcp import TcpListeners
 from keyd.service.http import application
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
+from keyd.service.kubernetes import ExternalJwtSigner
 from keyd.service.metrics import CountedAudit, Metrics
 from keyd.service.operators import for_operators
 from keyd.service.sessions import SessionAdminService, SessionService
@@ -61,6 +64,7 @@ _SESSION_ADMIN = session_service_pb2.DESCRIPTOR.services_by_name["SessionAdminSe
 _KEYS = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
 _AUDIT = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
 _BACKENDS = backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"]
+_KUBERNETES = externaljwt_pb2.DESCRIPTOR.services_by_name["ExternalJWTSigner"]
 _log = structlog.get_logger("keyd")
 
 
@@ -81,9 +85,11 @@ class Daemon:
     http_port: int | None = None
     metrics_port: int | None = None
     tcp: TcpListeners | None = None
+    accounts: ServiceAccounts | None = None
 
     def apply(self, config: Config) -> None:
-        """Take over the reloadable part of a configuration."""
+        """Take over the reloadable part of a configuration. Raises ConfigError, before anything has changed."""
+        accounts = config.kubernetes.to_rules(config.jwks.max_age) if config.kubernetes is not None else None
         log.configure(config.log.level, config.log.format)
         profiles = {**BUILT_IN, **config.profiles}
         self.keyring.profiles = profiles
@@ -101,6 +107,9 @@ class Daemon:
         self.config = config
         self.keyring.wake()
         self.publication.warn_of_size()
+        if self.accounts is not None and accounts is not None:
+            self.accounts.rules = accounts
+            self.accounts.warn()
 
 
 def run(config_path: Path | None) -> int:
@@ -151,7 +160,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     _make_directory(server.state_dir)
     stack.enter_context(process.lock_file(server.state_dir / "lock"))
     _raise_descriptor_limit()
-    for path in [server.socket, *(own.path for own in config.sockets.values())]:
+    kubernetes = [] if config.kubernetes is None else [config.kubernetes.socket]
+    for path in [server.socket, *kubernetes, *(own.path for own in config.sockets.values())]:
         if not str(path).startswith("@"):
             stack.enter_context(listener.reserved(path))
     runners = _open_backends(config, stack)
@@ -185,7 +195,12 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     metrics.watch(keyring, monitor, publication)
     metrics.watch_replica(fleet.figures)
     metrics.watch_sessions(sessions)
-    daemon = Daemon(config, keyring, monitor, rotator, guard, signer, publication, sessions, _defaults(config), kept)
+    accounts = None
+    if config.kubernetes is not None:
+        accounts = ServiceAccounts(keyring, config.kubernetes.to_rules(config.jwks.max_age))
+    daemon = Daemon(
+        config, keyring, monitor, rotator, guard, signer, publication, sessions, _defaults(config), kept, accounts=accounts
+    )
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
     services = _services(
@@ -212,7 +227,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
         await metrics_server.start()
         stack.push_async_callback(metrics_server.stop)
         daemon.metrics_port = metrics_server.port
-    front = Front(services, config)
+    of_cluster = {} if accounts is None else {_KUBERNETES: ExternalJwtSigner(accounts, keyring, signer, guard)}
+    front = Front(services, config, _services(guard, agents=of_cluster, operators={}))
     await front.start(stack)
     daemon.tcp = front.tcp
     for name, runner in runners.items():
@@ -303,11 +319,11 @@ def _reload(daemon: Daemon, config_path: Path | None) -> None:
         problems = configuration.reload_conflicts(daemon.config, config)
         if problems:
             raise ConfigError(problems)
+        daemon.apply(config)
     except ConfigError as exc:
         for problem in exc.problems:
             _log.error("configuration not taken over, the old one stays", problem=str(problem))
     else:
-        daemon.apply(config)
         _log.info("configuration reloaded")
     if daemon.tcp is not None:
         daemon.tcp.refresh()

@@ -1,12 +1,13 @@
-"""Every way in over gRPC: the public socket behind its gate, the listeners for other machines, and the sockets of one principal each."""
+"""Every way in over gRPC: the public sockets behind their gates, the listeners for other machines, and the sockets of one principal each."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -22,6 +23,16 @@ from keyd.service.gate.unix import UnixGate
 from keyd.service.grpcio import Bounds, GrpcServer
 
 
+@dataclass(frozen=True, slots=True)
+class _Gated:
+    """A public socket, and the server behind its gate."""
+
+    path: Path
+    access: Access
+    private: PrivateSocket
+    server: GrpcServer
+
+
 class Front:
     """The gRPC servers of a daemon, and what leads to them.
 
@@ -31,7 +42,13 @@ class Front:
         tcp: the listeners for callers on other machines.
     """
 
-    def __init__(self, services: Mapping[ServiceDescriptor, object], config: Config) -> None:
+    def __init__(
+        self,
+        services: Mapping[ServiceDescriptor, object],
+        config: Config,
+        kubernetes: Mapping[ServiceDescriptor, object] | None = None,
+    ) -> None:
+        """``kubernetes`` are the services of the socket for kube-apiserver, and of no other."""
         self._config = config
         limits, server = config.connections, config.server
         bounds = Bounds(
@@ -46,7 +63,13 @@ class Front:
         self.connections = Quota(limits.max, limits.max_per_caller)
         self.private = PrivateSocket(server.state_dir)
         self.tcp = TcpListeners(self.private.connect, self.connections)
-        self._gated = GrpcServer(services, self.private.caller, replace(bounds, max_age=min(ages, default=None)), calls)
+        main = GrpcServer(services, self.private.caller, replace(bounds, max_age=min(ages, default=None)), calls)
+        access = Access(int(server.socket_mode, 8), server.socket_owner, server.socket_group)
+        self._gated = [_Gated(server.socket, access, self.private, main)]
+        if config.kubernetes is not None and kubernetes is not None:
+            section, private = config.kubernetes, PrivateSocket(server.state_dir)
+            access = Access(int(section.socket_mode, 8), section.socket_owner, section.socket_group)
+            self._gated.append(_Gated(section.socket, access, private, GrpcServer(kubernetes, private.caller, bounds, calls)))
         # No gate counts these, so the server does: one socket must not take all descriptors of the process.
         own = replace(bounds, max_connections=limits.max_per_caller)
         self._own = {
@@ -62,29 +85,31 @@ class Front:
             ProcessError: a socket cannot be bound, or given to whom it is for.
         """
         server, limits = self._config.server, self._config.connections
-        stack.callback(self.private.close)
-        self.private.bind(self._gated.listen)
+        for each in self._gated:
+            stack.callback(each.private.close)
+            each.private.bind(each.server.listen)
         for name, own in self._config.sockets.items():
             access = Access(int(own.mode, 8), own.owner, own.group)
             stack.enter_context(bound_by(self._own[name].listen, own.path, access))
-        listener = stack.enter_context(
-            listening(server.socket, Access(int(server.socket_mode, 8), server.socket_owner, server.socket_group))
-        )
-        gate = UnixGate(
-            listener,
-            self.private,
-            self.connections,
-            handshake_timeout=limits.handshake_timeout,
-            thread_prefix=f"{THREAD_PREFIX}gate",
-        )
-        stack.push_async_callback(gate.close)
+        gates = []
+        for each in self._gated:
+            gate = UnixGate(
+                stack.enter_context(listening(each.path, each.access)),
+                each.private,
+                self.connections,
+                handshake_timeout=limits.handshake_timeout,
+                thread_prefix=f"{THREAD_PREFIX}gate",
+            )
+            stack.push_async_callback(gate.close)
+            gates.append(gate)
         stack.push_async_callback(self.tcp.close)
         self.tcp.open(self._config.tcp)
-        for each in self._servers():
-            await each.start()
+        for behind in self._servers():
+            await behind.start()
         stack.push_async_callback(self._drain, server.drain_timeout)
-        gate.start()
-        stack.callback(gate.stop)
+        for gate in gates:
+            gate.start()
+            stack.callback(gate.stop)
         self.tcp.start()
         stack.push_async_callback(self.tcp.stop_accepting)
 
@@ -92,7 +117,7 @@ class Front:
         await asyncio.gather(*(each.stop(seconds) for each in self._servers()))
 
     def _servers(self) -> list[GrpcServer]:
-        return [self._gated, *self._own.values()]
+        return [*(each.server for each in self._gated), *self._own.values()]
 
     async def report(self, backends: Mapping[str, bool]) -> None:
         """Say on every socket which backends are sound; see :meth:`keyd.service.grpcio.GrpcServer.report`."""

@@ -33,7 +33,9 @@ def check(config_path: Path | None) -> None:
     from keyd.config import find, load
 
     path = find(config_path)
-    load(path)
+    loaded = load(path)
+    if loaded.kubernetes is not None:
+        loaded.kubernetes.to_rules(loaded.jwks.max_age)  # reads the files of previous keys, as the daemon does when it starts
     click.echo(f"{path or 'no configuration file; the defaults'}: ok")
 
 

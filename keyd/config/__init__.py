@@ -3,6 +3,7 @@
 from keyd.config.audit import Audit
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection, PrincipalSection
 from keyd.config.issuers import IssuerSection
+from keyd.config.kubernetes import Kubernetes, PreviousKeys
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.loader import DEFAULT_PATH, find, load
 from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
@@ -31,6 +32,8 @@ __all__ = [
     "GrantSection",
     "PrincipalSection",
     "IssuerSection",
+    "Kubernetes",
+    "PreviousKeys",
     "Limits",
     "PolicySection",
     "BackendConfig",

@@ -21,6 +21,8 @@ from keyd.config.durations import text
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection
 from keyd.config.issuers import IssuerSection
 from keyd.config.issuers import contradictions as issuer_contradictions
+from keyd.config.kubernetes import Kubernetes
+from keyd.config.kubernetes import contradictions as kubernetes_contradictions
 from keyd.config.listeners import Connections, OwnSocket
 from keyd.config.model import (
     BackendConfig,
@@ -61,7 +63,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
     "limits": Limits,
     "policy": PolicySection,
 }
-_TABLES = (*_SECTIONS, "audit", "sockets", "tcp", "grants", "issuers", "profiles", "backends")
+_TABLES = (*_SECTIONS, "audit", "sockets", "tcp", "kubernetes", "grants", "issuers", "profiles", "backends")
 
 _M = TypeVar("_M", bound=BaseModel)
 _Where = tuple[str, ...]
@@ -153,6 +155,7 @@ class _Loader:
             tables["defaults"]["backend"] = next(iter(backends))
         sections: dict[str, Any] = {name: self._section(model, (name,), tables[name]) for name, model in _SECTIONS.items()}
         sockets, tcp = self._sockets(data, sections["server"]), self._tcp(data)
+        kubernetes = self._kubernetes(data, sections["server"], sockets, sections["jwks"])
         issuers = self._issuers(data, sections["jwks"])
         grants, audit = self._grants(data, profiles), self._audit(data, sections["server"], sections["defaults"])
         if sections["defaults"] is not None and sections["jwks"] is not None:
@@ -168,6 +171,7 @@ class _Loader:
             audit=audit,
             sockets=MappingProxyType(sockets),
             tcp=MappingProxyType(tcp),
+            kubernetes=kubernetes,
             grants=MappingProxyType({name: g for name, g in grants.items() if g is not None}),
             issuers=MappingProxyType(issuers),
             profiles=MappingProxyType({name: p for name, p in profiles.items() if p is not None}),
@@ -256,6 +260,23 @@ class _Loader:
             if listener is not None:
                 listeners[name] = listener
         return listeners
+
+    def _kubernetes(
+        self, data: dict[str, Any], server: Server | None, sockets: Mapping[str, OwnSocket], jwks: Jwks | None
+    ) -> Kubernetes | None:
+        if "kubernetes" not in data:
+            return None
+        where = ("kubernetes",)
+        table = self._table(data, *where)
+        section = self._section(Kubernetes, where, table) if table or where not in self._bad else None
+        if section is None:
+            return None
+        taken = {own.path: dotted(("sockets", name, "path")) for name, own in sockets.items()}
+        taken |= {} if server is None else {server.socket: "server.socket"}
+        max_age = jwks.max_age if jwks is not None and self._sound(("jwks", "max_age")) else None
+        for field, message in kubernetes_contradictions(section, taken, max_age):
+            self._problem((*where, field), message)
+        return section
 
     def _backends(self, data: dict[str, Any]) -> dict[str, BackendConfig | None]:
         """Return the backends by name; None for those with problems."""

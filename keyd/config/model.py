@@ -18,6 +18,7 @@ from keyd.config.audit import Audit
 from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.grants import GrantConfig, Limits, PolicySection
 from keyd.config.issuers import IssuerSection
+from keyd.config.kubernetes import Kubernetes
 from keyd.config.listeners import Account, Connections, Mode, OwnSocket, SocketPath
 from keyd.config.rotation import Rotation
 from keyd.config.section import Section
@@ -182,6 +183,7 @@ class Config:
     Attributes:
         sockets: those that belong to one principal each, by name.
         tcp: listeners for callers on other machines, by name.
+        kubernetes: None where no cluster has its tokens signed.
         grants: by name, in the order of the file.
         issuers: by name.
         profiles: the built-in ones and the file's, by name.
@@ -194,6 +196,7 @@ class Config:
     connections: Connections
     sockets: Mapping[str, OwnSocket]
     tcp: Mapping[str, Tcp]
+    kubernetes: Kubernetes | None
     http: Http
     metrics: Metrics
     jwks: Jwks

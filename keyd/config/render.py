@@ -29,6 +29,8 @@ def render(config: Config) -> str:
     tables.append(_table(("sessions",), config.sessions))
     tables += [_table(("sockets", name), own) for name, own in sorted(config.sockets.items())]
     tables += [_table(("tcp", name), listener) for name, listener in sorted(config.tcp.items())]
+    if config.kubernetes is not None:
+        tables.append(_table(("kubernetes",), config.kubernetes.model_dump(exclude_none=True).items()))
     tables.append(_table(("limits",), _rates(config.limits)))
     tables.append(_table(("policy",), config.policy))
     tables += [_table(("grants", name), _rates(grant.section)) for name, grant in config.grants.items()]

@@ -85,10 +85,15 @@ def build(claims_json: str, *, typ: str, kid: str, algorithm: Algorithm, now: fl
         if not (math.isfinite(lifetime) and lifetime > 0):
             raise InvalidArgumentError("a lifetime is a number of seconds above 0")
         claims["exp"] = int(now + lifetime)
-    header = {"alg": algorithm.value, "typ": typ, "kid": kid}
-    data = f"{b64url(_compact(header, 'header'))}.{b64url(_compact(claims, 'claims'))}".encode("ascii")
+    data = with_header(b64url(_compact(claims, "claims")), typ=typ, kid=kid, algorithm=algorithm)
     parse(data)
     return data
+
+
+def with_header(payload: str, *, typ: str, kid: str, algorithm: Algorithm) -> bytes:
+    """Return ``payload``, base64url of claims as somebody sent it, under a header of ``alg``, ``typ`` and ``kid``; :func:`parse` reads it."""
+    header = {"alg": algorithm.value, "typ": typ, "kid": kid}
+    return f"{b64url(_compact(header, 'header'))}.{payload}".encode()
 
 
 def b64url(data: bytes) -> str:

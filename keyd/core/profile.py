@@ -128,6 +128,17 @@ BUILT_IN: Mapping[str, Profile] = MappingProxyType(
                 jwt_lifetimes=MappingProxyType({"resource+jwt": 300.0}),
                 jwt_types_with_cnf=frozenset({"agent+jwt", "resource+jwt"}),
             ),
+            # Service account tokens (KEP-740), and no base, for no component has such a name. The half minute is for the clocks of
+            # kube-apiserver and keyd, which may go by its database's: what kube-apiserver may ask for must not fail by a second.
+            Profile(
+                "kubernetes",
+                exact_components=("(nothing)",),
+                max_created_ahead=30.0,
+                jwt_types=frozenset({"JWT"}),
+                max_jwt_lifetime=86400.0 + 30.0,
+                require_jwt_kid=True,
+                allow_eddsa=False,
+            ),
         )
     }
 )
@@ -206,6 +217,17 @@ def check_jws(jws: JwsSigningInput, profile: Profile, *, algorithm: Algorithm, n
     expires = _check_exp(jws, profile, now, not_after)
     _check_iat_and_nbf(jws.claims, profile, now, expires)
     _check_cnf(jws, profile)
+
+
+def signs_type(profile: Profile, typ: str) -> bool:
+    """Say whether a token of this ``typ`` is one of the profile's."""
+    return typ.isascii() and typ.lower() in {name.lower() for name in profile.jwt_types}
+
+
+def jwt_lifetime(profile: Profile, typ: str) -> float:
+    """Return how far ahead, in seconds, the profile allows ``exp`` in a token of this ``typ``."""
+    of_type = [seconds for name, seconds in profile.jwt_lifetimes.items() if name.lower() == typ.lower()]
+    return min(profile.max_jwt_lifetime, *of_type) if of_type else profile.max_jwt_lifetime
 
 
 def _check_tag(tag: str | None, profile: Profile) -> None:
@@ -296,7 +318,7 @@ def _check_expires(base: SignatureBase, profile: Profile, now: float, not_after:
 
 def _check_typ(typ: str | None, profile: Profile) -> None:
     # An "application/" prefix is in no list: RFC 7515 section 4.1.9 recommends to leave it out, and one form is enough.
-    if typ is None or not typ.isascii() or typ.lower() not in {name.lower() for name in profile.jwt_types}:
+    if typ is None or not signs_type(profile, typ):
         raise TagError(f"profile {profile.name!r} signs typ {', '.join(sorted(profile.jwt_types))} only, without a prefix")
 
 
@@ -314,8 +336,7 @@ def _check_exp(jws: JwsSigningInput, profile: Profile, now: float, not_after: fl
         raise FreshnessError("the token has no exp; add it, or ask for a lifetime")
     if expires <= now:
         raise FreshnessError("exp is over already")
-    of_type = [seconds for typ, seconds in profile.jwt_lifetimes.items() if typ.lower() == (jws.typ or "").lower()]
-    lifetime = min(profile.max_jwt_lifetime, *of_type) if of_type else profile.max_jwt_lifetime
+    lifetime = jwt_lifetime(profile, jws.typ or "")
     if expires > now + lifetime:
         raise FreshnessError(f"profile {profile.name!r} allows exp at most {lifetime:g} s ahead")
     if expires > not_after:

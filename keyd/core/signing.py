@@ -23,6 +23,8 @@ from keyd.core.signing_request import SigningRequest, audience_of, authority_of,
 from keyd.core.snapshot import KeyView, VersionView
 
 MAX_MESSAGE_BYTES = 65536
+#: From a key, its version that is to sign, and the time in seconds since the epoch, to the JWS signing input that names it.
+Build = Callable[[KeyView, VersionView, float], bytes]
 
 
 class InputKind(enum.Enum):
@@ -100,6 +102,17 @@ class Signer:
         within: float | None = None,
     ) -> tuple[str, Signed]:
         """Build the header for ``claims`` (a JSON object), sign, and return the compact JWT. Raises as :meth:`sign`."""
+
+        def build(view: KeyView, version: VersionView, now: float) -> bytes:
+            return jws.build(claims, typ=typ, kid=version.record.kid, algorithm=view.key.algorithm, now=now, lifetime=lifetime)
+
+        data, signed = await self.sign_built(principal, name, build, kid=kid, within=within)
+        return f"{data.decode()}.{jws.b64url(signed.signature)}", signed
+
+    async def sign_built(
+        self, principal: Principal, name: str, build: Build, *, kid: str | None = None, within: float | None = None
+    ) -> tuple[bytes, Signed]:
+        """Have the JWS signing input built for the version that is to sign, sign it, and return both. Raises as :meth:`sign`."""
         decision = self._guard.decision(principal, "sign", name)
         try:
             self.check_clock()
@@ -107,7 +120,7 @@ class Signer:
             view, now = self._keyring.snapshot.get(name), decision.at
             _need(view.key, Purpose.JWT, InputKind.JWS_SIGNING_INPUT)
             version = view.signer(kid, now)
-            data = jws.build(claims, typ=typ, kid=version.record.kid, algorithm=view.key.algorithm, now=now, lifetime=lifetime)
+            data = build(view, version, now)
             decision.digest = hashlib.sha256(data).digest()
             version, request = self._check_jws(decision, view, data, version.record.kid, now)
             signed = await self._signed(decision, rules, request, view, version, data, within)
@@ -115,7 +128,7 @@ class Signer:
             await self._guard.refuse(decision, exc)
             raise
         await finish(self._guard.record(decision))
-        return f"{data.decode()}.{jws.b64url(signed.signature)}", signed
+        return data, signed
 
     async def _rules(
         self, decision: Decision, name: str, kid: str | None, within: float | None

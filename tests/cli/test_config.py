@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 from cli.fake_daemon import Run
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 def broken(path: Path) -> Path:
@@ -81,3 +83,14 @@ def test_demo(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     assert run("demo").exit_code == 7
     assert run("demo", "--backend", "vault").exit_code == 8
     assert run("demo", "--backend", "memory").exit_code == 2
+
+
+def test_check_reads_the_files_of_previous_keys(tmp_path: Path, run: Run) -> None:
+    path, keys = tmp_path / "keyd.toml", tmp_path / "sa.pub"
+    path.write_text(f'[kubernetes]\nsocket = "/run/k"\nkey = "a"\nprevious_keys = [{{ file = "{keys}" }}]\n')
+    result = run("config", "check", "--config", str(path))
+    assert result.exit_code == 8
+    assert "kubernetes.previous_keys.0: cannot be read: No such file or directory" in result.stderr
+    private = ec.generate_private_key(ec.SECP256R1())
+    keys.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    assert run("config", "check", "--config", str(path)).exit_code == 0

@@ -80,6 +80,12 @@ def test_every_field_arrives():
     assert (fleet.host, fleet.port, fleet.certificate) == ("0.0.0.0", 8471, Path("/etc/keyd/tls.pem"))
     assert (fleet.trust_domain, fleet.dns, fleet.max_connection_age) == ("example.org", False, 1800.0)
     assert (loaded.tcp["partners"].host, loaded.tcp["partners"].workload_api) == ("::", "unix:/run/spire/agent.sock")
+    cluster = loaded.kubernetes
+    assert cluster is not None
+    assert (cluster.socket, cluster.socket_mode, cluster.socket_group) == (Path("@keyd-kubernetes"), "0660", "1001")
+    assert (cluster.key, cluster.max_token_expiration, cluster.refresh_hint) == ("service-accounts", 3600.0, 60.0)
+    assert [(keys.file.name, keys.kid) for keys in cluster.previous_keys] == [("sa.pub", None), ("older.pem", "older")]
+    assert cluster.exclude_from_oidc_discovery == ("older",)
     assert loaded.jwks.max_age == 600.0
     issuers = config.publication(loaded).issuers
     assert issuers["shop"].hosts == {"keys.shop.example", "keys.shop.example:8443", "[2001:db8::2]"}
@@ -326,6 +332,17 @@ class TestReload:
             ("tcp.c", "cannot be added without a restart"),
         ]
         assert config.reload_conflicts(old, old) == []
+
+    def test_of_kubernetes_the_socket_may_not_and_the_key_may(self, write):
+        cluster = '[kubernetes]\nsocket = "/run/{}"\nkey = "{}"\n'
+        old, plain = self.load(write, cluster.format("a", "a")), self.load(write, "")
+        assert config.reload_conflicts(old, self.load(write, cluster.format("a", "b"))) == []
+        for new, expected in (
+            (self.load(write, cluster.format("b", "a")), ("kubernetes.socket", "cannot change without a restart")),
+            (plain, ("kubernetes", "cannot be removed without a restart")),
+        ):
+            assert [(p.where, p.message) for p in config.reload_conflicts(old, new)] == [expected]
+        assert [p.message for p in config.reload_conflicts(plain, old)] == ["cannot be added without a restart"]
 
     def test_how_the_trail_is_kept_may_change_and_where_it_goes_may_not(self, write):
         old = self.load(write, '[backends.file]\ntype = "file"\n[backends.b]\ntype = "file"\n')

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
+from keyd.externaljwt.v1 import api_pb2
 from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, session_service_pb2, signing_service_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def test_claims_are_found() -> None:
     assert len(REFERENCES) > 40
 
 
-SERVICES = (signing_service_pb2, key_service_pb2, backend_service_pb2, audit_service_pb2, session_service_pb2)
+SERVICES = (signing_service_pb2, key_service_pb2, backend_service_pb2, audit_service_pb2, session_service_pb2, api_pb2)
 METHODS = [method for module in SERVICES for service in module.DESCRIPTOR.services_by_name.values() for method in service.methods]
 
 
@@ -68,12 +69,14 @@ PUBLIC = {
         "etag",
         "failure",
         "handle",
+        "header",
         "hosts",
         "http_algorithm",
         "jose_algorithm",
     ),
     *(
         "key",
+        "key_id",
         "keyid_aliases",
         "kid",
         "message",
