@@ -157,6 +157,7 @@ async def _run(config: Config, config_path: Path | None) -> None:
 async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = None) -> Daemon:
     """Start every part; ``stack`` closes them in reverse order. With ``clock``, that is the time, and nobody asks if it is right."""
     server = config.server
+    cluster = config.kubernetes.to_rules(config.jwks.max_age) if config.kubernetes is not None else None
     _make_directory(server.state_dir)
     stack.enter_context(process.lock_file(server.state_dir / "lock"))
     _raise_descriptor_limit()
@@ -195,9 +196,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     metrics.watch(keyring, monitor, publication)
     metrics.watch_replica(fleet.figures)
     metrics.watch_sessions(sessions)
-    accounts = None
-    if config.kubernetes is not None:
-        accounts = ServiceAccounts(keyring, config.kubernetes.to_rules(config.jwks.max_age))
+    accounts = ServiceAccounts(keyring, cluster) if cluster is not None else None
     daemon = Daemon(
         config, keyring, monitor, rotator, guard, signer, publication, sessions, _defaults(config), kept, accounts=accounts
     )
@@ -242,6 +241,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     _log.info(
         "serving",
         socket=str(server.socket),
+        kubernetes=str(config.kubernetes.socket) if config.kubernetes else None,
         jwks=f"http://{config.http.host}:{daemon.http_port}/.well-known/jwks.json" if daemon.http_port else None,
         metrics=f"http://{config.metrics.address[0]}:{daemon.metrics_port}/metrics" if config.metrics.address else None,
         keys=len(keyring.snapshot.keys),

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service_conftest import Refusal, Running, refused, running_in
 from support import START, FakeClock
 
+from backends.api import Algorithm
 from backends.errors import BackendUnavailableError
 from keyd import app
+from keyd.config import ConfigError, Kubernetes, PreviousKeys
 from keyd.externaljwt.v1 import api_pb2 as pb
 from keyd.externaljwt.v1 import api_pb2_grpc
 from keyd.v1 import key_service_pb2 as keys_pb
@@ -324,6 +327,25 @@ class TestRotation:
             await apiserver.authenticate(before)
         assert await apiserver.authenticate(await apiserver.token_request())
 
+    async def test_a_fetch_waits_for_the_successor(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+        backend = cluster.running.daemon.keyring.backends["file"].backend
+        create, asked, let = backend.create, threading.Event(), threading.Event()
+
+        def slow(name: str, version: int, algorithm: Algorithm) -> str:
+            asked.set()
+            assert let.wait(20)
+            return create(name, version, algorithm)
+
+        monkeypatch.setattr(backend, "create", slow)
+        old, compromising = cluster.apiserver.discovery(), asyncio.ensure_future(cluster.compromise())
+        assert await asyncio.to_thread(asked.wait, 20)
+        fetching = asyncio.ensure_future(cluster.fetch())
+        await cluster.stub.Metadata(pb.MetadataRequest())  # the fetch is on its way
+        assert not fetching.done()
+        let.set()
+        assert [key.key_id for key in (await fetching).keys] != old
+        await compromising
+
     async def test_never_an_empty_set(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         backend = cluster.running.daemon.keyring.backends["file"].backend
 
@@ -482,6 +504,12 @@ class TestPreviousKeys:
         assert len(set(stamps)) == 3
         assert max(stamps) // 1_000_000 == min(stamps) // 1_000_000
 
+    async def test_a_file_that_is_no_good_keeps_the_daemon_from_starting(self, directory: Path) -> None:
+        with pytest.raises(ConfigError, match=r"previous_keys\.0: cannot be read"):
+            async with cluster_in(directory, f'previous_keys = [{{ file = "{directory}/none.pub" }}]\n'):
+                pass
+        assert not (directory / "state").exists()
+
     async def test_a_file_that_is_no_good_refuses_the_reload_as_a_whole(self, cluster: Cluster, directory: Path) -> None:
         with structlog.testing.capture_logs() as logs:
             cluster.reload(f'previous_keys = [{{ file = "{directory}/none.pub" }}]\n[log]\nlevel = "error"\n')
@@ -505,8 +533,6 @@ def public(private: Any, form: PublicFormat = PublicFormat.SubjectPublicKeyInfo)
 
 class TestFilesOfPreviousKeys:
     def rules(self, directory: Path, content: bytes, kid: str | None = None) -> Any:
-        from keyd.config import Kubernetes, PreviousKeys
-
         (directory / "keys.pem").write_bytes(content)
         previous = PreviousKeys(file=directory / "keys.pem", kid=kid)
         return Kubernetes(socket=Path("/run/k"), key="a", previous_keys=(previous,)).to_rules(300.0)
@@ -531,7 +557,5 @@ class TestFilesOfPreviousKeys:
         ids=["empty", "broken", "private", "ed25519", "secp256k1", "two", "large"],
     )
     def test_what_is_refused(self, directory: Path, content: bytes, kid: str | None, words: str) -> None:
-        from keyd.config import ConfigError
-
         with pytest.raises(ConfigError, match=words):
             self.rules(directory, content, kid)

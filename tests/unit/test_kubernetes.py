@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import START, FakeClock, new_key
 
 from backends.api import Algorithm
-from keyd.core import jwk
+from keyd.core import jwk, kubernetes
 from keyd.core.kubernetes import KeySet, PublicKey, Rules, ServiceAccounts
 from keyd.core.model import KeyVersion, Purpose
 from keyd.core.profile import BUILT_IN
@@ -99,9 +99,7 @@ def test_what_is_compromised_is_nowhere() -> None:
 
 
 def service_pkix(ring: SimpleNamespace, number: int) -> bytes:
-    from keyd.core.kubernetes import _pkix
-
-    return _pkix(ring.snapshot.get("accounts").version(number))
+    return kubernetes._pkix(ring.snapshot.get("accounts").version(number))
 
 
 @pytest.mark.parametrize(
