@@ -17,7 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_status import rpc_status
 
 from keyd.core.errors import KeydError, MalformedError, OverloadedError, UnauthenticatedError
@@ -93,7 +93,7 @@ class GrpcServer:
             self._server.add_generic_rpc_handlers((generic,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = [descriptor.full_name for descriptor in services]
-        reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self._server.add_generic_rpc_handlers(_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]))
         self._server.add_generic_rpc_handlers((_Unknown(door),))  # the last that is asked
 
     def listen(self, address: str) -> None:
@@ -117,6 +117,20 @@ class GrpcServer:
         """Take no new calls, give those under way ``drain`` seconds, then cancel them."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(drain)
+
+
+def _reflection(names: list[str]) -> list[grpc.GenericRpcHandler]:
+    """Serve reflection as v1, which clients ask for first, and as v1alpha, which is all that grpcio-reflection has: the same on the wire.
+
+    v1 is not among the services that it lists: there is no descriptor of it to show.
+    """
+    handler = grpc.stream_stream_rpc_method_handler(
+        reflection.aio.ReflectionServicer(names).ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    services = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
+    return [grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler}) for service in services]
 
 
 def _handler(method: MethodDescriptor, function: Callable[..., Any], door: _Door) -> grpc.RpcMethodHandler[Any, Any]:
