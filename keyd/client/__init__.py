@@ -1,7 +1,7 @@
 """The Python client of keyd: what agents import. It needs grpcio, protobuf and cryptography, nothing else.
 
 The adapters for HTTP libraries are modules of their own, so that importing this package stays light:
-:mod:`keyd.client.httpx_auth`, :mod:`keyd.client.requests_auth`, :mod:`keyd.client.aiohttp_auth`.
+:mod:`keyd.client.httpx_auth`, :mod:`keyd.client.httpx2_auth`, :mod:`keyd.client.requests_auth`, :mod:`keyd.client.aiohttp_auth`.
 """
 
 from keyd.client.admin import AdminClient

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+import httpx2
 import pytest
 import requests
 from http_message_signatures import HTTPMessageVerifier, InvalidSignature, MappingKeyResolver, algorithms
@@ -19,6 +20,7 @@ from keyd import client as keyd
 from keyd.client.aiohttp_auth import keyd_middleware
 from keyd.client.digest import content_digest
 from keyd.client.http import OutgoingRequest, sign_request
+from keyd.client.httpx2_auth import KeydAuth as Httpx2Auth
 from keyd.client.httpx_auth import KeydAuth as HttpxAuth
 from keyd.client.requests_auth import KeydAuth as RequestsAuth
 
@@ -119,19 +121,25 @@ class Sender:
     ):
         return await getattr(self, f"_{self.kind}")(method, self.url + path, body, key, headers or {}, options)
 
-    async def _httpx(self, method, url, body, key, headers, options):
+    async def _httpx(self, method, url, body, key, headers, options, library=httpx, auth=HttpxAuth):
         def send():
-            with keyd.Client(self.daemon.address) as signer, httpx.Client(auth=HttpxAuth(signer, key, **options)) as client:
+            with keyd.Client(self.daemon.address) as signer, library.Client(auth=auth(signer, key, **options)) as client:
                 return client.request(method, url, content=body, headers=headers).json()
 
         return await asyncio.to_thread(send)
 
-    async def _httpx_async(self, method, url, body, key, headers, options):
+    async def _httpx_async(self, method, url, body, key, headers, options, library=httpx, auth=HttpxAuth):
         async with (
             keyd.AsyncClient(self.daemon.address) as signer,
-            httpx.AsyncClient(auth=HttpxAuth(signer, key, **options)) as client,
+            library.AsyncClient(auth=auth(signer, key, **options)) as client,
         ):
             return (await client.request(method, url, content=body, headers=headers)).json()
+
+    async def _httpx2(self, *request):
+        return await self._httpx(*request, httpx2, Httpx2Auth)
+
+    async def _httpx2_async(self, *request):
+        return await self._httpx_async(*request, httpx2, Httpx2Auth)
 
     async def _requests(self, method, url, body, key, headers, options):
         def send():
@@ -150,7 +158,7 @@ class Sender:
             return await response.json()
 
 
-@pytest.fixture(params=["httpx", "httpx_async", "requests", "aiohttp"])
+@pytest.fixture(params=["httpx", "httpx_async", "httpx2", "httpx2_async", "requests", "aiohttp"])
 def send(request, daemon, resource) -> Sender:
     return Sender(request.param, daemon, resource)
 
@@ -361,3 +369,13 @@ def test_requests_sends_the_bytes_that_were_hashed(client) -> None:
     assert prepared.body == "grün".encode()
     assert prepared.headers["content-digest"] == content_digest("grün".encode())
     assert prepared.headers["content-length"] == "5"
+
+
+@pytest.mark.parametrize(("library", "auth"), [(httpx, HttpxAuth), (httpx2, Httpx2Auth)])
+async def test_a_client_of_the_other_kind_is_named(daemon, resource, client, library, auth) -> None:
+    async with keyd.AsyncClient(daemon.address) as signer:
+        with library.Client(auth=auth(signer, "agent")) as http, pytest.raises(TypeError, match=rf"^{library.__name__}\.Client "):
+            http.get(resource.url)
+    async with library.AsyncClient(auth=auth(client, "agent")) as http:
+        with pytest.raises(TypeError, match=rf"^{library.__name__}\.AsyncClient "):
+            await http.get(resource.url)

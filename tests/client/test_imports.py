@@ -1,9 +1,7 @@
 import subprocess
 import sys
 
-HEAVY = (
-    "sqlalchemy pydantic starlette boto3 httpx requests aiohttp http_message_signatures structlog keyd.core keyd.service backends"
-)
+HEAVY = "sqlalchemy pydantic starlette boto3 httpx httpx2 requests aiohttp http_message_signatures structlog keyd.core keyd.service backends"
 
 
 def _loaded_by(statement: str) -> set[str]:
@@ -17,3 +15,8 @@ def test_the_client_is_light() -> None:
 
 def test_an_adapter_is_not_which_shows_that_the_test_above_can_fail() -> None:
     assert _loaded_by("import keyd.client.httpx_auth") >= {"httpx", "http_message_signatures"}
+
+
+def test_the_adapters_for_httpx_and_httpx2_do_not_load_each_other() -> None:
+    assert "httpx2" not in _loaded_by("import keyd.client.httpx_auth")
+    assert _loaded_by("import keyd.client.httpx2_auth") & {"httpx", "httpx2"} == {"httpx2"}
