@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
+NODE   := examples/typescript
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
 .PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples bench-stores bench-cost bench-flood lint format proto clean
@@ -12,7 +13,7 @@ help: ## list the targets
 demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate processes
 	@$(BIN)/keyd demo
 
-test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## run every test against the installed wheel; ARGS= goes to pytest
+test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp $(NODE)/dist/.stamp ## run every test against the installed wheel; ARGS= goes to pytest
 	$(BIN)/coverage erase
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 $(BIN)/coverage run $(BIN)/pytest -n 2 $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -42,7 +43,7 @@ fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thoug
 lifecycle: $(VENV)/test.stamp $(VENV)/keyd.stamp ## the invariants of the lifecycle over random histories of two replicas; STEPS= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m lifecycle --steps $(or $(STEPS),20000) $(ARGS)
 
-examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## run every example and every client library, and print what verified what
+examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp $(NODE)/dist/.stamp ## run every example and every client library, and print what verified what
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/pytest -n 2 -q -p examples_table tests/examples $(ARGS)
 
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
@@ -73,7 +74,7 @@ proto: $(VENV)/lint.stamp ## generate keyd/v1 and keyd/externaljwt/v1 from proto
 	PATH=$(abspath $(BIN)):$$PATH sh .ci/generate .
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(PEERS) dist build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(NODE)/node_modules $(NODE)/dist dist build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/pip:
 	PYTHON=$(PYTHON) sh .ci/make-venv $(VENV)
@@ -106,4 +107,13 @@ $(PEERS)/stamp: pyproject.toml
 	PYTHON=$(PYTHON) sh .ci/make-venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --upgrade "pip>=25.1"
 	$(PEERS)/bin/pip install --quiet --group peers
+	@touch $@
+
+# Before the tests, whose processes would write over each other. Node itself comes with what test.stamp installs.
+$(NODE)/node_modules/.stamp: $(NODE)/package-lock.json | $(VENV)/test.stamp
+	cd $(NODE) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+$(NODE)/dist/.stamp: $(NODE)/node_modules/.stamp $(NODE)/tsconfig.json $(wildcard $(NODE)/src/*.ts)
+	cd $(NODE) && npm run --silent build
 	@touch $@
