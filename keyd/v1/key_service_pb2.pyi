@@ -90,7 +90,7 @@ class KeySpec(_message.Message):
     kid_format: _types_pb2.KidFormat.ValueType
     """How kids are made. Default: thumbprint."""
     unpublished: _builtins.bool
-    """True keeps the key out of every JWK Set (for keys that only a token's `cnf` names)."""
+    """True keeps the key out of every JWK Set (for keys that only a token's `cnf` names); the opposite of Key.publish."""
     @_builtins.property
     def purposes(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Purpose.ValueType]:
         """Purposes. Default: http."""
@@ -319,7 +319,7 @@ class ListKeysRequest(_message.Message):
     page_size: _builtins.int
     """At most this many; 0 for 1000, which is also the most."""
     page_token: _builtins.str
-    """From the previous answer."""
+    """next_page_token of the previous answer, as it is; empty for the first page."""
     def __init__(
         self,
         *,
@@ -343,7 +343,7 @@ class ListKeysResponse(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Set when there are more."""
+    """Set when there are more; opaque."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Key]:
         """By name."""
@@ -482,7 +482,7 @@ class UpdateKeyRequest(_message.Message):
     """Name."""
     @_builtins.property
     def lifecycle(self) -> _types_pb2.LifecyclePolicy:
-        """Those that are set change."""
+        """Those that are set change; an unset one stays as it is."""
 
     def __init__(
         self,

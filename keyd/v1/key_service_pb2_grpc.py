@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class KeyServiceStub:
-    """Makes keys and moves them through their lifecycle. No call returns private material.
+    """Makes keys and moves them through their lifecycle. No call returns private material. All of it is for operators; failures are as
+    SigningService's. When an answer is lost, the change may have been made all the same: look before you try again.
     """
 
     def __init__(self, channel):
@@ -113,7 +114,8 @@ class KeyServiceStub:
 
 
 class KeyServiceServicer:
-    """Makes keys and moves them through their lifecycle. No call returns private material.
+    """Makes keys and moves them through their lifecycle. No call returns private material. All of it is for operators; failures are as
+    SigningService's. When an answer is lost, the change may have been made all the same: look before you try again.
     """
 
     def CreateKey(self, request, context):
@@ -138,7 +140,7 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Lists keys with their versions, by name.
+        """Lists the keys that the caller may know of, with their versions, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -308,7 +310,8 @@ def add_KeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyService:
-    """Makes keys and moves them through their lifecycle. No call returns private material.
+    """Makes keys and moves them through their lifecycle. No call returns private material. All of it is for operators; failures are as
+    SigningService's. When an answer is lost, the change may have been made all the same: look before you try again.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyServiceStub:
-    """Makes keys and moves them through their lifecycle. No call returns private material."""
+    """Makes keys and moves them through their lifecycle. No call returns private material. All of it is for operators; failures are as
+    SigningService's. When an answer is lost, the change may have been made all the same: look before you try again.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +42,7 @@ class KeyServiceStub:
     AdoptKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.AdoptKeyRequest, _key_service_pb2.AdoptKeyResponse]
     """Makes a key whose first version is a key pair that its backend holds already."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
-    """Lists keys with their versions, by name."""
+    """Lists the keys that the caller may know of, with their versions, by name."""
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.KeyServiceGetKeyRequest, _key_service_pb2.KeyServiceGetKeyResponse]
     """Returns one key with all its versions."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
@@ -66,7 +68,9 @@ class KeyServiceStub:
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
-    """Makes keys and moves them through their lifecycle. No call returns private material."""
+    """Makes keys and moves them through their lifecycle. No call returns private material. All of it is for operators; failures are as
+    SigningService's. When an answer is lost, the change may have been made all the same: look before you try again.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.CreateKeyRequest, _key_service_pb2.CreateKeyResponse]  # type: ignore[assignment]
@@ -76,7 +80,7 @@ class KeyServiceAsyncStub(KeyServiceStub):
     AdoptKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.AdoptKeyRequest, _key_service_pb2.AdoptKeyResponse]  # type: ignore[assignment]
     """Makes a key whose first version is a key pair that its backend holds already."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
-    """Lists keys with their versions, by name."""
+    """Lists the keys that the caller may know of, with their versions, by name."""
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.KeyServiceGetKeyRequest, _key_service_pb2.KeyServiceGetKeyResponse]  # type: ignore[assignment]
     """Returns one key with all its versions."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
@@ -101,7 +105,9 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Destroys the private key of a version. Cannot be undone."""
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes keys and moves them through their lifecycle. No call returns private material."""
+    """Makes keys and moves them through their lifecycle. No call returns private material. All of it is for operators; failures are as
+    SigningService's. When an answer is lost, the change may have been made all the same: look before you try again.
+    """
 
     @_abc_1.abstractmethod
     def CreateKey(
@@ -133,7 +139,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.ListKeysResponse, _abc.Awaitable[_key_service_pb2.ListKeysResponse]]:
-        """Lists keys with their versions, by name."""
+        """Lists the keys that the caller may know of, with their versions, by name."""
 
     @_abc_1.abstractmethod
     def GetKey(

@@ -35,13 +35,15 @@ class SignRequest(_message.Message):
     key: _builtins.str
     """Name of the key. Empty where `session` is set."""
     kid: _builtins.str
-    """Optional: sign with this version, active or still in its sign grace.
-    Where the input names a kid itself, the two must agree.
+    """Optional: sign with this version, active or still in its sign grace. Without it the kid that the input names counts, and without
+    that the active version signs. Where the input names a kid itself (`keyid` of a base, `kid` of a JWS header), the two must agree.
     """
     signature_base: _builtins.bytes
-    """RFC 9421 section 2.5 signature base."""
+    """RFC 9421 section 2.5 signature base: ASCII, lines that end with LF, the last of them "@signature-params", without an LF behind it.
+    It needs what the key's profile says, `created` for one.
+    """
     jws_signing_input: _builtins.bytes
-    """RFC 7515 JWS Signing Input: base64url header, ".", base64url payload."""
+    """RFC 7515 section 5.1 JWS Signing Input: base64url header, ".", base64url payload, without padding."""
     message: _builtins.bytes
     """Unread bytes; only for keys with purpose raw."""
     session: _builtins.str
@@ -79,7 +81,9 @@ class SignResponse(_message.Message):
     HTTP_ALGORITHM_FIELD_NUMBER: _builtins.int
     JOSE_ALGORITHM_FIELD_NUMBER: _builtins.int
     signature: _builtins.bytes
-    """Raw octets as RFC 9421 section 3.3 and RFC 7518 section 3 define them; never DER, never text."""
+    """Raw octets as RFC 9421 section 3.3 and RFC 7518 section 3 define them; never DER, never text. Goes into the field Signature as
+    base64 between colons (RFC 8941 section 3.3.5), and behind the second dot of a JWS as base64url.
+    """
     kid: _builtins.str
     """The kid of the version that signed; of a session key its thumbprint."""
     version: _builtins.int
@@ -87,7 +91,7 @@ class SignResponse(_message.Message):
     algorithm: _types_pb2.Algorithm.ValueType
     """The algorithm."""
     http_algorithm: _builtins.str
-    """Its name in the HTTP Signature Algorithms registry."""
+    """Its name in the HTTP Signature Algorithms registry, for the signature parameter `alg`."""
     jose_algorithm: _builtins.str
     """Its name in the JOSE registry."""
     def __init__(
@@ -139,7 +143,7 @@ class SignError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """A google.rpc.Code."""
+    """A google.rpc.Code, such as 7 for PERMISSION_DENIED."""
     reason: _builtins.str
     """The stable reason, as in ErrorInfo."""
     message: _builtins.str
@@ -253,7 +257,7 @@ class SignStreamRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Chosen by the client; comes back with the answer."""
+    """Chosen by the client; comes back with the answer. keyd does not look at it."""
     @_builtins.property
     def request(self) -> Global___SignRequest:
         """What to sign."""
@@ -314,11 +318,11 @@ class SignJWTRequest(_message.Message):
     key: _builtins.str
     """Name of the key."""
     kid: _builtins.str
-    """Optional: sign with this version."""
+    """Optional: sign with this version, active or still in its sign grace."""
     typ: _builtins.str
-    """The `typ` of the header, from the profile's list. Required (RFC 8725 section 3.11)."""
+    """The `typ` of the header, such as "JWT"; one that the key's profile lists. Required (RFC 8725 section 3.11)."""
     claims: _builtins.str
-    """The claims: a JSON object (RFC 7519). keyd adds `iat` where it is missing, and `exp` where `lifetime` is set."""
+    """The claims: the text of a JSON object (RFC 7519). keyd adds `iat` where it is missing, and `exp` where `lifetime` is set."""
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
         """Optional: how long the token is valid from now. Not together with an `exp` claim."""
@@ -419,7 +423,9 @@ class GetKeyResponse(_message.Message):
 
     @_builtins.property
     def active(self) -> _types_pb2.KeyVersion:
-        """The version that signs by default. Unset while the key is disabled or has none."""
+        """The version that signs by default. Unset while the key is disabled or has none. Remember it for a minute, and not beyond its
+        timeline's deactivate_time.
+        """
 
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.KeyVersion]:
@@ -545,7 +551,7 @@ class WatchKeysRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of keys; at least one."""
+        """Names of keys; from 1 to 1000."""
 
     def __init__(
         self,

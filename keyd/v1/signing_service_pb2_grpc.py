@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class SigningServiceStub:
-    """Signs what agents send. Every failure carries a google.rpc.ErrorInfo with domain "keyd" and a stable reason.
+    """Signs what agents send.
+
+    Every failure that keyd itself answers carries a google.rpc.ErrorInfo (in the trailer grpc-status-details-bin) with domain "keyd" and a
+    stable reason, such as AUTHORITY; docs/clients.md says which to handle. A failure without one comes from the transport. No call changes
+    anything that outlives it, so that each may be tried again. Set a deadline on every call but SignStream and WatchKeys.
     """
 
     def __init__(self, channel):
@@ -73,33 +77,42 @@ class SigningServiceStub:
 
 
 class SigningServiceServicer:
-    """Signs what agents send. Every failure carries a google.rpc.ErrorInfo with domain "keyd" and a stable reason.
+    """Signs what agents send.
+
+    Every failure that keyd itself answers carries a google.rpc.ErrorInfo (in the trailer grpc-status-details-bin) with domain "keyd" and a
+    stable reason, such as AUTHORITY; docs/clients.md says which to handle. A failure without one comes from the transport. No call changes
+    anything that outlives it, so that each may be tried again. Set a deadline on every call but SignStream and WatchKeys.
     """
 
     def Sign(self, request, context):
-        """Signs one input. FAILED_PRECONDITION with reason KEY_STATE carries `active_kid` in its metadata:
-        rebuild the input for that kid and call once more.
+        """Signs one input.
+
+        FAILED_PRECONDITION with reason KEY_STATE: the version that the request or its input names does not sign, or not any more. Its metadata
+        has `active_kid`, where there is one: build the input anew for that kid and call once more. RESOURCE_EXHAUSTED with reason RATE:
+        the metadata has `retry_after`, in seconds. PERMISSION_DENIED: what is asked is not allowed, and is not the next time either.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignBatch(self, request, context):
-        """Signs up to 256 inputs in one call; each has its own result, in the order of the requests.
+        """Signs up to 256 inputs in one call; each has its own result, in the order of the requests. The call itself succeeds when some of
+        them, or all, are refused. The whole message has to fit into what the server takes, by default 1 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignStream(self, request_iterator, context):
-        """Signs a stream of inputs. Answers carry the id of their request and may come out of order.
+        """Signs a stream of inputs, up to 64 of them at one time. Answers carry the id of their request and may come out of order; one that is
+        refused ends nothing. Close the sending side when there are no more: the last answer ends the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignJWT(self, request, context):
-        """Signs a JWT. The caller sends the claims; keyd builds the header.
+        """Signs a JWT. The caller sends the claims; keyd builds the header: `alg`, `typ` and `kid`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,14 +126,15 @@ class SigningServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJWKS(self, request, context):
-        """Returns the very document that the JWKS endpoint serves.
+        """Returns the very document that the JWKS endpoint serves. That of one key needs a grant for the key; the others are public.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchKeys(self, request, context):
-        """Sends the state of the watched keys, then again whenever it changes.
+        """Sends the state of each watched key at once, and again whenever it changes: by the clock, or by what an operator does. It has no
+        end of its own: when the server stops or cannot be reached (UNAVAILABLE), call again; when a grant is taken away it is PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,7 +187,11 @@ def add_SigningServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SigningService:
-    """Signs what agents send. Every failure carries a google.rpc.ErrorInfo with domain "keyd" and a stable reason.
+    """Signs what agents send.
+
+    Every failure that keyd itself answers carries a google.rpc.ErrorInfo (in the trailer grpc-status-details-bin) with domain "keyd" and a
+    stable reason, such as AUTHORITY; docs/clients.md says which to handle. A failure without one comes from the transport. No call changes
+    anything that outlives it, so that each may be tried again. Set a deadline on every call but SignStream and WatchKeys.
     """
 
     @staticmethod

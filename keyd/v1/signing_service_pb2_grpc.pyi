@@ -27,53 +27,86 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SigningServiceStub:
-    """Signs what agents send. Every failure carries a google.rpc.ErrorInfo with domain "keyd" and a stable reason."""
+    """Signs what agents send.
+
+    Every failure that keyd itself answers carries a google.rpc.ErrorInfo (in the trailer grpc-status-details-bin) with domain "keyd" and a
+    stable reason, such as AUTHORITY; docs/clients.md says which to handle. A failure without one comes from the transport. No call changes
+    anything that outlives it, so that each may be tried again. Set a deadline on every call but SignStream and WatchKeys.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SigningServiceAsyncStub: ...
     Sign: _grpc.UnaryUnaryMultiCallable[_signing_service_pb2.SignRequest, _signing_service_pb2.SignResponse]
-    """Signs one input. FAILED_PRECONDITION with reason KEY_STATE carries `active_kid` in its metadata:
-    rebuild the input for that kid and call once more.
+    """Signs one input.
+
+    FAILED_PRECONDITION with reason KEY_STATE: the version that the request or its input names does not sign, or not any more. Its metadata
+    has `active_kid`, where there is one: build the input anew for that kid and call once more. RESOURCE_EXHAUSTED with reason RATE:
+    the metadata has `retry_after`, in seconds. PERMISSION_DENIED: what is asked is not allowed, and is not the next time either.
     """
     SignBatch: _grpc.UnaryUnaryMultiCallable[_signing_service_pb2.SignBatchRequest, _signing_service_pb2.SignBatchResponse]
-    """Signs up to 256 inputs in one call; each has its own result, in the order of the requests."""
+    """Signs up to 256 inputs in one call; each has its own result, in the order of the requests. The call itself succeeds when some of
+    them, or all, are refused. The whole message has to fit into what the server takes, by default 1 MiB.
+    """
     SignStream: _grpc.StreamStreamMultiCallable[_signing_service_pb2.SignStreamRequest, _signing_service_pb2.SignStreamResponse]
-    """Signs a stream of inputs. Answers carry the id of their request and may come out of order."""
+    """Signs a stream of inputs, up to 64 of them at one time. Answers carry the id of their request and may come out of order; one that is
+    refused ends nothing. Close the sending side when there are no more: the last answer ends the call.
+    """
     SignJWT: _grpc.UnaryUnaryMultiCallable[_signing_service_pb2.SignJWTRequest, _signing_service_pb2.SignJWTResponse]
-    """Signs a JWT. The caller sends the claims; keyd builds the header."""
+    """Signs a JWT. The caller sends the claims; keyd builds the header: `alg`, `typ` and `kid`."""
     GetKey: _grpc.UnaryUnaryMultiCallable[_signing_service_pb2.GetKeyRequest, _signing_service_pb2.GetKeyResponse]
     """Says what an agent needs before it builds an input: active kid, public JWK, algorithm, timeline."""
     GetJWKS: _grpc.UnaryUnaryMultiCallable[_signing_service_pb2.GetJWKSRequest, _signing_service_pb2.GetJWKSResponse]
-    """Returns the very document that the JWKS endpoint serves."""
+    """Returns the very document that the JWKS endpoint serves. That of one key needs a grant for the key; the others are public."""
     WatchKeys: _grpc.UnaryStreamMultiCallable[_signing_service_pb2.WatchKeysRequest, _signing_service_pb2.WatchKeysResponse]
-    """Sends the state of the watched keys, then again whenever it changes."""
+    """Sends the state of each watched key at once, and again whenever it changes: by the clock, or by what an operator does. It has no
+    end of its own: when the server stops or cannot be reached (UNAVAILABLE), call again; when a grant is taken away it is PERMISSION_DENIED.
+    """
 
 @_typing.type_check_only
 class SigningServiceAsyncStub(SigningServiceStub):
-    """Signs what agents send. Every failure carries a google.rpc.ErrorInfo with domain "keyd" and a stable reason."""
+    """Signs what agents send.
+
+    Every failure that keyd itself answers carries a google.rpc.ErrorInfo (in the trailer grpc-status-details-bin) with domain "keyd" and a
+    stable reason, such as AUTHORITY; docs/clients.md says which to handle. A failure without one comes from the transport. No call changes
+    anything that outlives it, so that each may be tried again. Set a deadline on every call but SignStream and WatchKeys.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Sign: _aio.UnaryUnaryMultiCallable[_signing_service_pb2.SignRequest, _signing_service_pb2.SignResponse]  # type: ignore[assignment]
-    """Signs one input. FAILED_PRECONDITION with reason KEY_STATE carries `active_kid` in its metadata:
-    rebuild the input for that kid and call once more.
+    """Signs one input.
+
+    FAILED_PRECONDITION with reason KEY_STATE: the version that the request or its input names does not sign, or not any more. Its metadata
+    has `active_kid`, where there is one: build the input anew for that kid and call once more. RESOURCE_EXHAUSTED with reason RATE:
+    the metadata has `retry_after`, in seconds. PERMISSION_DENIED: what is asked is not allowed, and is not the next time either.
     """
     SignBatch: _aio.UnaryUnaryMultiCallable[_signing_service_pb2.SignBatchRequest, _signing_service_pb2.SignBatchResponse]  # type: ignore[assignment]
-    """Signs up to 256 inputs in one call; each has its own result, in the order of the requests."""
+    """Signs up to 256 inputs in one call; each has its own result, in the order of the requests. The call itself succeeds when some of
+    them, or all, are refused. The whole message has to fit into what the server takes, by default 1 MiB.
+    """
     SignStream: _aio.StreamStreamMultiCallable[_signing_service_pb2.SignStreamRequest, _signing_service_pb2.SignStreamResponse]  # type: ignore[assignment]
-    """Signs a stream of inputs. Answers carry the id of their request and may come out of order."""
+    """Signs a stream of inputs, up to 64 of them at one time. Answers carry the id of their request and may come out of order; one that is
+    refused ends nothing. Close the sending side when there are no more: the last answer ends the call.
+    """
     SignJWT: _aio.UnaryUnaryMultiCallable[_signing_service_pb2.SignJWTRequest, _signing_service_pb2.SignJWTResponse]  # type: ignore[assignment]
-    """Signs a JWT. The caller sends the claims; keyd builds the header."""
+    """Signs a JWT. The caller sends the claims; keyd builds the header: `alg`, `typ` and `kid`."""
     GetKey: _aio.UnaryUnaryMultiCallable[_signing_service_pb2.GetKeyRequest, _signing_service_pb2.GetKeyResponse]  # type: ignore[assignment]
     """Says what an agent needs before it builds an input: active kid, public JWK, algorithm, timeline."""
     GetJWKS: _aio.UnaryUnaryMultiCallable[_signing_service_pb2.GetJWKSRequest, _signing_service_pb2.GetJWKSResponse]  # type: ignore[assignment]
-    """Returns the very document that the JWKS endpoint serves."""
+    """Returns the very document that the JWKS endpoint serves. That of one key needs a grant for the key; the others are public."""
     WatchKeys: _aio.UnaryStreamMultiCallable[_signing_service_pb2.WatchKeysRequest, _signing_service_pb2.WatchKeysResponse]  # type: ignore[assignment]
-    """Sends the state of the watched keys, then again whenever it changes."""
+    """Sends the state of each watched key at once, and again whenever it changes: by the clock, or by what an operator does. It has no
+    end of its own: when the server stops or cannot be reached (UNAVAILABLE), call again; when a grant is taken away it is PERMISSION_DENIED.
+    """
 
 class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Signs what agents send. Every failure carries a google.rpc.ErrorInfo with domain "keyd" and a stable reason."""
+    """Signs what agents send.
+
+    Every failure that keyd itself answers carries a google.rpc.ErrorInfo (in the trailer grpc-status-details-bin) with domain "keyd" and a
+    stable reason, such as AUTHORITY; docs/clients.md says which to handle. A failure without one comes from the transport. No call changes
+    anything that outlives it, so that each may be tried again. Set a deadline on every call but SignStream and WatchKeys.
+    """
 
     @_abc_1.abstractmethod
     def Sign(
@@ -81,8 +114,11 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _signing_service_pb2.SignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_signing_service_pb2.SignResponse, _abc.Awaitable[_signing_service_pb2.SignResponse]]:
-        """Signs one input. FAILED_PRECONDITION with reason KEY_STATE carries `active_kid` in its metadata:
-        rebuild the input for that kid and call once more.
+        """Signs one input.
+
+        FAILED_PRECONDITION with reason KEY_STATE: the version that the request or its input names does not sign, or not any more. Its metadata
+        has `active_kid`, where there is one: build the input anew for that kid and call once more. RESOURCE_EXHAUSTED with reason RATE:
+        the metadata has `retry_after`, in seconds. PERMISSION_DENIED: what is asked is not allowed, and is not the next time either.
         """
 
     @_abc_1.abstractmethod
@@ -91,7 +127,9 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _signing_service_pb2.SignBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_signing_service_pb2.SignBatchResponse, _abc.Awaitable[_signing_service_pb2.SignBatchResponse]]:
-        """Signs up to 256 inputs in one call; each has its own result, in the order of the requests."""
+        """Signs up to 256 inputs in one call; each has its own result, in the order of the requests. The call itself succeeds when some of
+        them, or all, are refused. The whole message has to fit into what the server takes, by default 1 MiB.
+        """
 
     @_abc_1.abstractmethod
     def SignStream(
@@ -99,7 +137,9 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_signing_service_pb2.SignStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_signing_service_pb2.SignStreamResponse], _abc.AsyncIterator[_signing_service_pb2.SignStreamResponse]]:
-        """Signs a stream of inputs. Answers carry the id of their request and may come out of order."""
+        """Signs a stream of inputs, up to 64 of them at one time. Answers carry the id of their request and may come out of order; one that is
+        refused ends nothing. Close the sending side when there are no more: the last answer ends the call.
+        """
 
     @_abc_1.abstractmethod
     def SignJWT(
@@ -107,7 +147,7 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _signing_service_pb2.SignJWTRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_signing_service_pb2.SignJWTResponse, _abc.Awaitable[_signing_service_pb2.SignJWTResponse]]:
-        """Signs a JWT. The caller sends the claims; keyd builds the header."""
+        """Signs a JWT. The caller sends the claims; keyd builds the header: `alg`, `typ` and `kid`."""
 
     @_abc_1.abstractmethod
     def GetKey(
@@ -123,7 +163,7 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _signing_service_pb2.GetJWKSRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_signing_service_pb2.GetJWKSResponse, _abc.Awaitable[_signing_service_pb2.GetJWKSResponse]]:
-        """Returns the very document that the JWKS endpoint serves."""
+        """Returns the very document that the JWKS endpoint serves. That of one key needs a grant for the key; the others are public."""
 
     @_abc_1.abstractmethod
     def WatchKeys(
@@ -131,6 +171,8 @@ class SigningServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _signing_service_pb2.WatchKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_signing_service_pb2.WatchKeysResponse], _abc.AsyncIterator[_signing_service_pb2.WatchKeysResponse]]:
-        """Sends the state of the watched keys, then again whenever it changes."""
+        """Sends the state of each watched key at once, and again whenever it changes: by the clock, or by what an operator does. It has no
+        end of its own: when the server stops or cannot be reached (UNAVAILABLE), call again; when a grant is taken away it is PERMISSION_DENIED.
+        """
 
 def add_SigningServiceServicer_to_server(servicer: SigningServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

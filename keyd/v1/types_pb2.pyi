@@ -28,7 +28,7 @@ class _Algorithm:
 class _AlgorithmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Algorithm.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ALGORITHM_UNSPECIFIED: _Algorithm.ValueType  # 0
-    """Not set; refused."""
+    """Not set; never sent. In the spec of a key: the default."""
     ALGORITHM_ED25519: _Algorithm.ValueType  # 1
     """JOSE "Ed25519", RFC 9421 "ed25519". Pure Ed25519, 64 octets."""
     ALGORITHM_ES256: _Algorithm.ValueType  # 2
@@ -44,7 +44,7 @@ class Algorithm(_Algorithm, metaclass=_AlgorithmEnumTypeWrapper):
     """A fully specified signature algorithm (RFC 9864). One key has one algorithm for ever."""
 
 ALGORITHM_UNSPECIFIED: Algorithm.ValueType  # 0
-"""Not set; refused."""
+"""Not set; never sent. In the spec of a key: the default."""
 ALGORITHM_ED25519: Algorithm.ValueType  # 1
 """JOSE "Ed25519", RFC 9421 "ed25519". Pure Ed25519, 64 octets."""
 ALGORITHM_ES256: Algorithm.ValueType  # 2
@@ -64,7 +64,7 @@ class _Purpose:
 class _PurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Purpose.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PURPOSE_UNSPECIFIED: _Purpose.ValueType  # 0
-    """Not set; refused."""
+    """Never sent, and refused in a list."""
     PURPOSE_HTTP: _Purpose.ValueType  # 1
     """RFC 9421 signature bases of requests and responses."""
     PURPOSE_JWT: _Purpose.ValueType  # 2
@@ -80,7 +80,7 @@ class Purpose(_Purpose, metaclass=_PurposeEnumTypeWrapper):
     """What a key may sign."""
 
 PURPOSE_UNSPECIFIED: Purpose.ValueType  # 0
-"""Not set; refused."""
+"""Never sent, and refused in a list."""
 PURPOSE_HTTP: Purpose.ValueType  # 1
 """RFC 9421 signature bases of requests and responses."""
 PURPOSE_JWT: Purpose.ValueType  # 2
@@ -155,7 +155,7 @@ Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 @_typing.final
 class Timeline(_message.Message):
-    """The times of one key version. An unset time lies in an open future."""
+    """The times of one key version, by the server's clock. An unset time lies in an open future."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,7 +243,7 @@ class KeyVersion(_message.Message):
     thumbprint: _builtins.str
     """RFC 7638 SHA-256 thumbprint, base64url without padding."""
     public_jwk: _builtins.str
-    """The public JWK as compact JSON, as it stands in the JWK Set."""
+    """The public JWK (RFC 7517), the text of a JSON object, as it stands in the JWK Set."""
     state: Global___KeyState.ValueType
     """State at the time of the answer."""
     published: _builtins.bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -43,6 +44,16 @@ def database(channel: grpc.Channel) -> ProtoReflectionDescriptorDatabase:
     return ProtoReflectionDescriptorDatabase(channel)
 
 
+def base_of_the_docs(now: float, kid: str) -> bytes:
+    """The base that docs/clients.md shows to whoever builds one by hand, with a time and a kid in it."""
+    text = (Path(__file__).parents[2] / "docs/clients.md").read_text()
+    base = "\n".join(line.strip() for line in text.partition("```text\n")[2].partition("```")[0].rstrip().splitlines())
+    for shown, meant in (("1800000000", f"{int(now)}"), ("1800000060", f"{int(now) + 60}"), ("KID", kid)):
+        assert shown in base
+        base = base.replace(shown, meant)
+    return base.encode()
+
+
 def test_every_service_is_listed_and_described(database: ProtoReflectionDescriptorDatabase) -> None:
     assert set(database.get_services()) >= SERVICES
     pool = DescriptorPool(database)
@@ -66,9 +77,11 @@ def test_a_call_is_made_from_what_reflection_says_alone(
     kid = call("GetKey", key="agent").active.kid
     signed = call("Sign", key="agent", signature_base=signature_base(time.time(), keyid=kid))
     assert (len(signed.signature), signed.kid, signed.http_algorithm) == (64, kid, "ed25519")
-    with pytest.raises(grpc.RpcError) as refused:
-        call("Sign", key="agent", signature_base=signature_base(time.time() - 600, keyid=kid))
-    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert call("Sign", key="agent", signature_base=base_of_the_docs(time.time(), kid)).kid == kid
+    for base in (signature_base(time.time() - 600, keyid=kid), base_of_the_docs(time.time(), "another")):
+        with pytest.raises(grpc.RpcError) as refused:
+            call("Sign", key="agent", signature_base=base)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(("version", "served"), [("v1", True), ("v1alpha", True), ("v2", False)])
