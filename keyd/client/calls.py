@@ -19,7 +19,7 @@ from keyd.v1 import types_pb2
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _MAX_BATCH = 256
-_MAX_BATCH_BYTES = 3 * 1024 * 1024  # leaves room in a message for names and framing
+_MAX_BATCH_BYTES = 768 * 1024  # daemons take messages of 1 MiB by default; the rest is for names and framing
 _CACHE_SECONDS = 60.0
 
 

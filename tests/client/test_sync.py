@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidSignature
 
 from keyd import client as keyd
 from keyd.client import Client, InputKind, SignInput, calls
+from keyd.service.grpcio import Bounds
 from keyd.v1 import signing_service_pb2 as pb
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -194,8 +195,9 @@ def test_large_batches_are_cut(daemon, client) -> None:
         verify(daemon, signature, str(number).encode())
     assert [len(request.requests) for request in daemon.requests] == [256, 44]
     daemon.requests.clear()
-    assert len(client.sign_batch([SignInput("agent", bytes(2**20))] * 4)) == 4
-    assert [len(request.requests) for request in daemon.requests] == [3, 1]
+    assert len(client.sign_batch([SignInput("agent", bytes(2**16))] * 16)) == 16
+    assert [len(request.requests) for request in daemon.requests] == [12, 4]
+    assert all(request.ByteSize() <= Bounds().max_message_bytes for request in daemon.requests)
     assert client.sign_batch([]) == []
 
 
