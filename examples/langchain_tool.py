@@ -25,21 +25,33 @@ def signed_fetch(key: str) -> BaseTool:
     @tool
     def fetch(url: str) -> str:
         """Fetch a web page or API resource. The request proves who you are; only some addresses are allowed."""
+        target = absolute(url)
         try:
-            response = http.get(url)
+            response = http.get(target)
         except PermissionDenied as refused:
             raise ToolException(
-                f"Not sent: you may not make this request to {httpx.URL(url).host} ({refused.reason}: {refused}). "
+                f"Not sent: you may not make this request to {target.host} ({refused.reason}: {refused}). "
                 "Trying it again will not help. Use another address, or tell the user that this one is not allowed."
             ) from refused
         except (KeydClientError, httpx.HTTPError) as failed:
-            raise ToolException(f"There was no answer: {failed}") from failed
+            raise ToolException(f"It did not work: {failed}") from failed
         if not response.is_success:
             raise ToolException(f"{url} answered {response.status_code}: {response.text[:MAX_CHARACTERS]}")
         return response.text[:MAX_CHARACTERS]
 
     fetch.handle_tool_error = True
     return fetch
+
+
+def absolute(url: str) -> httpx.URL:
+    """Return what a model took for a URL as one."""
+    try:
+        target = httpx.URL(url)
+    except httpx.InvalidURL as invalid:
+        raise ToolException(f"Not sent: this is no URL: {invalid}") from invalid
+    if target.scheme not in ("http", "https") or not target.host:
+        raise ToolException("Not sent: give an absolute URL that begins with https:// or http://")
+    return target
 
 
 def main() -> int:

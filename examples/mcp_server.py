@@ -22,7 +22,13 @@ from typing import Any
 import httpx2
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from http_message_signatures import HTTPMessageVerifier, HTTPSignatureKeyResolver, InvalidSignature, algorithms
+from http_message_signatures import (
+    HTTPMessageSignaturesException,
+    HTTPMessageVerifier,
+    HTTPSignatureKeyResolver,
+    InvalidSignature,
+    algorithms,
+)
 from mcp.server import MCPServer
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -91,7 +97,7 @@ class SignedRequestsOnly:
         request = Request(scope, receive)
         try:
             body = await self._verified(request)
-        except InvalidSignature as exc:
+        except HTTPMessageSignaturesException as exc:
             await PlainTextResponse(f"refused: {exc}\n", 401, {"Connection": "close"})(scope, receive, send)
             return
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]

@@ -114,5 +114,12 @@ def test_the_model_is_told_that_keyd_is_away(daemon: DaemonProcess, resource: Si
     environment = {"KEYD_ADDRESS": "unix:/nonexistent/keyd.sock"}
     code, output = run_example(command("langchain_tool.py"), daemon, "agent-Ed25519", resource.url, **environment)
     assert code == 1
-    assert output.startswith("error: There was no answer: keyd at unix:/nonexistent/keyd.sock did not answer")
+    assert output.startswith("error: It did not work: keyd at unix:/nonexistent/keyd.sock did not answer")
     assert resource.received == []
+
+
+@pytest.mark.parametrize(("url", "told"), [("file:///etc/passwd", "give an absolute URL"), ("http://[::1", "this is no URL")])
+def test_the_model_is_told_what_is_no_url(daemon: DaemonProcess, url: str, told: str) -> None:
+    code, output = run_example(command("langchain_tool.py"), daemon, "agent-Ed25519", url)
+    assert code == 1
+    assert output.startswith(f"error: Not sent: {told}")
