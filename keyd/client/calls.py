@@ -11,7 +11,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from keyd.client.errors import InternalError, KeydClientError, KeyStateError, from_sign_error
+from keyd.client.errors import InternalError, KeydClientError, KeyStateError, NotFound, from_sign_error
 from keyd.client.inputs import SignInput
 from keyd.client.model import JwkSet, KeyInfo, Signature, VersionInfo
 from keyd.v1 import signing_service_pb2 as pb
@@ -101,6 +101,18 @@ def active_version(info: KeyInfo) -> VersionInfo:
             f"key {info.name!r} has no active version; enable it or create one", grpc.StatusCode.FAILED_PRECONDITION, "KEY_STATE"
         )
     return info.active
+
+
+def version_of(info: KeyInfo, kid: str) -> VersionInfo:
+    """Return the version that a kid names. Raises NotFound."""
+    for version in info.versions:
+        if version.kid == kid:
+            return version
+    raise NotFound(
+        f"key {info.name!r} has no version with kid {kid!r} that is published or may sign; ask for the active one",
+        grpc.StatusCode.NOT_FOUND,
+        "NOT_FOUND",
+    )
 
 
 def jwk_set(response: pb.GetJWKSResponse) -> JwkSet:

@@ -141,6 +141,14 @@ def from_sign_error(error: pb.SignError) -> KeydClientError:
     return _class_of(code, error.reason)(error.message, code, error.reason, error.metadata)
 
 
+def refusal_behind(error: BaseException) -> KeydClientError | None:
+    """Return what keyd said where a library made an error of its own of it; None when keyd said nothing."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeydClientError):
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return seen
+
+
 _HINTS = {
     grpc.StatusCode.UNAVAILABLE: "; check that the daemon runs and that KEYD_ADDRESS names its socket",
     grpc.StatusCode.DEADLINE_EXCEEDED: "; raise the client's timeout if the backend is slow",

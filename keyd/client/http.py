@@ -11,18 +11,21 @@ from inspect import signature
 from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from http_message_signatures import HTTPMessageSigner, algorithms
+from http_message_signatures import HTTPMessageSigner
 
 from keyd.client.aio import AsyncClient
 from keyd.client.calls import active_version
 from keyd.client.digest import content_digest
+from keyd.client.message_signatures import ALGORITHMS
 from keyd.client.model import KeyInfo
 from keyd.client.sync import Client
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_ALGORITHMS: dict[str, Any] = {
-    item.algorithm_id: item for item in vars(algorithms).values() if isinstance(item, type) and hasattr(item, "algorithm_id")
-}
+if not hasattr(HTTPMessageSigner, "prepare"):
+    raise ImportError(
+        "keyd.client.http needs http-message-signatures 2.1 or newer, and another library here may hold it back; "
+        "keyd.client.message_signatures works with this one"
+    )
 # from 3.0 on the library refuses a Content-Digest that it did not make, unless it is told; before, it had no such parameter
 _KEEP_DIGEST: dict[str, Any] = (
     {"use_existing_digest": True} if "use_existing_digest" in signature(HTTPMessageSigner.prepare).parameters else {}
@@ -120,9 +123,9 @@ class _Signing:
 
     def build(self, info: KeyInfo) -> bytes:
         """Return the signature base for the active version of a key."""
-        if info.http_algorithm not in _ALGORITHMS:
+        if info.http_algorithm not in ALGORITHMS:
             raise ValueError(f"key {info.name!r}: http_message_signatures does not know {info.http_algorithm!r}; update it")
-        self._signer = HTTPMessageSigner(signature_algorithm=_ALGORITHMS[info.http_algorithm])
+        self._signer = HTTPMessageSigner(signature_algorithm=ALGORITHMS[info.http_algorithm])
         created = int(self._options.get("clock", time.time)())
         self._prepared = self._signer.prepare(
             self._message,

@@ -30,11 +30,26 @@ _CURVES: dict[str, tuple[str, ec.EllipticCurve, hashes.HashAlgorithm]] = {
 class _Remote:
     """What all three have in common: identity, and no private material."""
 
-    def __init__(self, name: str, kid: str, algorithm: str, sign: Callable[[bytes], bytes]) -> None:
+    def __init__(self, name: str, version: VersionInfo, algorithm: str, sign: Callable[[bytes], bytes]) -> None:
         self.name = name
-        self.kid = kid
+        self.kid = version.kid
+        self.thumbprint = version.thumbprint
         self.jose_algorithm = algorithm
+        self._version = version
         self._remote_sign = sign
+
+    @property
+    def jwk(self) -> dict[str, Any]:
+        """The public JWK of the pinned version, with its ``kid`` and ``alg``: what an agent token has in ``cnf``. A new dict each time."""
+        return self._version.jwk | {"alg": self.jose_algorithm}  # some JWK Sets spell `alg` in an older way, or leave it out
+
+    def sign_raw(self, data: Buffer) -> bytes:
+        """Return a signature as RFC 9421 section 3.3 and RFC 7518 section 3 have it; for EC that is r and s, not DER.
+
+        Raises:
+            KeydClientError: keyd does not sign.
+        """
+        return self._remote_sign(bytes(data))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} kid {self.kid!r}>"
@@ -72,8 +87,8 @@ class _Remote:
 class Ed25519Key(_Remote, ed25519.Ed25519PrivateKey):
     """An Ed25519 key in keyd (RFC 8032), pinned to the version ``kid``."""
 
-    def __init__(self, name: str, kid: str, sign: Callable[[bytes], bytes], public: ed25519.Ed25519PublicKey) -> None:
-        super().__init__(name, kid, "Ed25519", sign)
+    def __init__(self, name: str, version: VersionInfo, sign: Callable[[bytes], bytes], public: ed25519.Ed25519PublicKey) -> None:
+        super().__init__(name, version, "Ed25519", sign)
         self._public = public
 
     def public_key(self) -> ed25519.Ed25519PublicKey:
@@ -89,9 +104,9 @@ class ECKey(_Remote, ec.EllipticCurvePrivateKey):
     """A P-256 or P-384 key in keyd, pinned to the version ``kid``."""
 
     def __init__(
-        self, name: str, kid: str, algorithm: str, sign: Callable[[bytes], bytes], public: ec.EllipticCurvePublicKey
+        self, name: str, version: VersionInfo, algorithm: str, sign: Callable[[bytes], bytes], public: ec.EllipticCurvePublicKey
     ) -> None:
-        super().__init__(name, kid, algorithm, sign)
+        super().__init__(name, version, algorithm, sign)
         self._public = public
 
     @property
@@ -138,8 +153,10 @@ class ECKey(_Remote, ec.EllipticCurvePrivateKey):
 class RSAKey(_Remote, rsa.RSAPrivateKey):
     """An RSA key in keyd, pinned to the version ``kid``. It has one padding for ever: PS512 or RS256."""
 
-    def __init__(self, name: str, kid: str, algorithm: str, sign: Callable[[bytes], bytes], public: rsa.RSAPublicKey) -> None:
-        super().__init__(name, kid, algorithm, sign)
+    def __init__(
+        self, name: str, version: VersionInfo, algorithm: str, sign: Callable[[bytes], bytes], public: rsa.RSAPublicKey
+    ) -> None:
+        super().__init__(name, version, algorithm, sign)
         self._public = public
 
     @property
@@ -193,10 +210,10 @@ def private_key(info: KeyInfo, version: VersionInfo, sign: Callable[[bytes], byt
     """
     public = public_key(version.jwk, info.jose_algorithm)
     if isinstance(public, ed25519.Ed25519PublicKey):
-        return Ed25519Key(info.name, version.kid, sign, public)
+        return Ed25519Key(info.name, version, sign, public)
     if isinstance(public, ec.EllipticCurvePublicKey):
-        return ECKey(info.name, version.kid, info.jose_algorithm, sign, public)
-    return RSAKey(info.name, version.kid, info.jose_algorithm, sign, public)
+        return ECKey(info.name, version, info.jose_algorithm, sign, public)
+    return RSAKey(info.name, version, info.jose_algorithm, sign, public)
 
 
 def public_key(jwk: dict[str, Any], algorithm: str) -> PublicKey:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from keyd.client import calls, keys
 from keyd.client.channel import SyncChannel
-from keyd.client.errors import KeydClientError, KeyStateError
+from keyd.client.errors import KeydClientError, KeyStateError, refusal_behind
 from keyd.client.inputs import InputKind, SignInput, kind_of
 from keyd.client.model import JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
 from keyd.client.tls import TlsFiles
 from keyd.v1 import signing_service_pb2 as pb
 from keyd.v1 import signing_service_pb2_grpc
+
+Made = TypeVar("Made")
 
 
 class Client(SyncChannel):
@@ -147,18 +149,47 @@ class Client(SyncChannel):
             finally:
                 call.cancel()
 
-    def private_key(self, key: str) -> keys.PrivateKey:
+    def private_key(self, key: str, kid: str | None = None) -> keys.PrivateKey:
         """Return an object that the ``cryptography`` library and those on top of it take for a private key.
 
-        It is pinned to the version that is active now, its ``kid``; get another after a rotation. Its ``sign`` asks keyd.
+        It is pinned to one version, its ``kid``: after a rotation get another, or use :meth:`with_private_key`. Its ``sign`` asks keyd.
+
+        Args:
+            key: its name.
+            kid: of the version; None for the one that is active now.
+
+        Raises:
+            NotFound: no version that is published or may sign has this kid.
         """
         info = self.key_info(key)
-        version = calls.active_version(info)
+        if kid is not None and all(version.kid != kid for version in info.versions):
+            info = self.key_info(key, refresh=True)  # it may be newer than what is remembered
+        version = calls.active_version(info) if kid is None else calls.version_of(info, kid)
 
         def sign(data: bytes) -> bytes:
             return self.sign(SignInput(key, data, kind_of(data), version.kid)).signature
 
         return keys.private_key(info, version, sign)
+
+    def with_private_key(self, key: str, use: Callable[[keys.PrivateKey], Made]) -> Made:
+        """Let a library sign with a key, and once more with its new version when it was rotated in between.
+
+        Args:
+            key: its name.
+            use: called once or twice, with what :meth:`private_key` returns. Whatever names the key, such as a ``kid`` or the ``cnf`` of
+                a token, it takes from there.
+
+        Returns:
+            What ``use`` returned.
+
+        Raises:
+            KeydClientError: keyd does not sign; this, and not what the library makes of it.
+        """
+        try:
+            return _use(use, self.private_key(key))
+        except KeyStateError:
+            self.key_info(key, refresh=True)
+            return _use(use, self.private_key(key))
 
     def _build_and_sign(self, info: KeyInfo, build: Callable[[KeyInfo], bytes]) -> tuple[Signature, KeyInfo]:
         kid = calls.active_version(info).kid
@@ -166,3 +197,13 @@ class Client(SyncChannel):
 
     def _endless(self, retries: float | None) -> Attempts:
         return Attempts(float("inf"), self._retries if retries is None else retries, self._address)
+
+
+def _use(use: Callable[[keys.PrivateKey], Made], private: keys.PrivateKey) -> Made:
+    try:
+        return use(private)
+    except Exception as exc:
+        refusal = refusal_behind(exc)
+        if refusal is None or refusal is exc:
+            raise
+        raise refusal from None

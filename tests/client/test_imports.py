@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-HEAVY = "sqlalchemy pydantic starlette boto3 httpx httpx2 requests aiohttp http_message_signatures structlog keyd.core keyd.service backends"
+HEAVY = "sqlalchemy pydantic starlette boto3 httpx httpx2 requests aiohttp http_message_signatures joserfc structlog keyd.core keyd.service backends"
 
 
 def _loaded_by(statement: str) -> set[str]:
