@@ -13,7 +13,7 @@ help: ## list the targets
 demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate processes
 	@$(BIN)/keyd demo
 
-test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp $(NODE)/dist/.stamp ## run every test against the installed wheel; ARGS= goes to pytest
+test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp ## run every test against the installed wheel; ARGS= goes to pytest
 	$(BIN)/coverage erase
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 $(BIN)/coverage run $(BIN)/pytest -n 2 $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -43,7 +43,7 @@ fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thoug
 lifecycle: $(VENV)/test.stamp $(VENV)/keyd.stamp ## the invariants of the lifecycle over random histories of two replicas; STEPS= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m lifecycle --steps $(or $(STEPS),20000) $(ARGS)
 
-examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp $(NODE)/dist/.stamp ## run every example and every client library, and print what verified what
+examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp ## run every example and every client library, and print what verified what
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/pytest -n 2 -q -p examples_table tests/examples $(ARGS)
 
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
@@ -102,7 +102,7 @@ $(VENV)/lint.stamp: $(VENV)/deps.stamp
 	$(BIN)/pip install --quiet --group lint
 	@touch $@
 
-# Verifiers whose dependencies do not go together with ours, in an environment of their own.
+# Libraries whose dependencies do not go together with ours, in an environment of their own.
 $(PEERS)/stamp: pyproject.toml
 	PYTHON=$(PYTHON) sh .ci/make-venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --upgrade "pip>=25.1"
@@ -116,4 +116,9 @@ $(NODE)/node_modules/.stamp: $(NODE)/package-lock.json | $(VENV)/test.stamp
 
 $(NODE)/dist/.stamp: $(NODE)/node_modules/.stamp $(NODE)/tsconfig.json $(wildcard $(NODE)/src/*.ts)
 	cd $(NODE) && npm run --silent build
+	@touch $@
+
+# keyd's client, for those that sign with it. Its dependencies are in the group: those of the daemon stay out.
+$(PEERS)/keyd.stamp: $(PEERS)/stamp $(SOURCE)
+	$(PEERS)/bin/pip install --quiet --no-deps --force-reinstall .
 	@touch $@
