@@ -12,6 +12,7 @@ What came of it is the kid that the signed thing names, or the name of keyd's er
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sys
@@ -174,6 +175,19 @@ def wbauth_sdk(client: Client) -> tuple[str, Sign, Callable[[], str]]:
 
     auth = KeydWebBotAuth(client, "bot", "https://agents.example", allow_insecure=True)
     return "bot", sign, lambda: keyid_of(next(auth.sync_auth_flow(httpx.Request("GET", URL))).headers)
+
+
+def wbauth_async(client: Client) -> tuple[str, None, Callable[[], str]]:
+    import httpx
+
+    from keyd.client.wbauth_auth import KeydWebBotAuth
+
+    auth = KeydWebBotAuth(client, "bot", "https://agents.example", allow_insecure=True)
+
+    async def sign() -> str:
+        return keyid_of((await anext(auth.async_auth_flow(httpx.Request("GET", URL)))).headers)
+
+    return "bot", None, lambda: asyncio.run(sign())
 
 
 def lumoauth(client: Client) -> tuple[str, Sign, None]:

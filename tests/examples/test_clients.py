@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 from daemon_process import DaemonProcess
-from examples_run import ALGORITHMS, GRANTS, ROOT, Resources, make_keys, run_example
+from examples_run import ALGORITHMS, GRANTS, ROOT, Resources, interpreter, make_keys, run_example
 
 Verified = Callable[[str, str, str], None]
 
@@ -71,7 +72,7 @@ def test_the_librarys_verifier_takes_it_and_not_what_was_altered(
     if algorithm == "Ed25519":  # the resource itself tries each one altered; this is about how the example ends
         ran = run_example(daemon, example, key, altered, peers=peers, issuer_key=issuer)
         assert ran.code == 1, ran
-        assert re.match('401 "refused: .*([Ss]ignature|$)', ran.said), ran
+        assert re.match('401 "refused: .*[Ss]ignature', ran.said), ran
     verified(library, algorithm, "an independent check of the raw signature" if library == "lumoauth" else verifier)
 
 
@@ -95,9 +96,17 @@ def test_what_the_grant_does_not_have_is_not_signed_and_not_sent(
     assert "Traceback" not in ran.complained
 
 
-def test_there_is_an_example_in_the_list_for_every_program() -> None:
-    others = {"mcp_server", "mcp_client", "langchain_tool"}  # tested next to this file
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} - others == {example[0] for example in EXAMPLES}
+def test_every_program_is_run_by_some_test() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests/examples").glob("test_*.py"))
+    programs = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert {example[0] for example in EXAMPLES} <= programs
+    assert {program for program in programs if program not in tests} == set()
+
+
+def test_where_http_message_signatures_is_too_old_the_adapters_say_so() -> None:
+    command = [interpreter(peers=True), "-c", "import keyd.client.message_signatures; import keyd.client.httpx_auth"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.stderr.splitlines()[-1].startswith("ImportError: keyd.client.http needs http-message-signatures 2.1 or newer"), ran
 
 
 def test_the_first_python_in_the_readme_is_an_example() -> None:

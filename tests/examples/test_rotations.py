@@ -32,7 +32,17 @@ PROFILES = {
 }
 OURS = ("http_message_signatures", "httpx", "pyjwt", "joserfc")
 PEERS = (
-    *("aauth", "aauth_signing", "introspection_aauth", "regent_httpsig", "regent_bot", "regent_server", "wbauth_sdk", "lumoauth"),
+    *(
+        "aauth",
+        "aauth_signing",
+        "introspection_aauth",
+        "regent_httpsig",
+        "regent_bot",
+        "regent_server",
+        "wbauth_sdk",
+        "wbauth_async",
+        "lumoauth",
+    ),
     *("http_message_signatures", "pyjwt", "joserfc"),  # there http-message-signatures is 2.0.1
 )
 
@@ -97,7 +107,7 @@ KEYS = {
     **dict.fromkeys(("http_message_signatures", "httpx"), "http"),
     **dict.fromkeys(("pyjwt", "joserfc"), "jwt"),
     **dict.fromkeys(("aauth", "aauth_signing", "introspection_aauth", "regent_httpsig"), "aauth"),
-    **dict.fromkeys(("regent_bot", "wbauth_sdk"), "bot"),
+    **dict.fromkeys(("regent_bot", "wbauth_sdk", "wbauth_async"), "bot"),
     "regent_server": "server",
     "lumoauth": "lumo",
 }

@@ -37,7 +37,7 @@ class Resource(http.server.ThreadingHTTPServer):
         try:
             said = verify(altered if self._tampering else request)
         except Exception as exc:
-            return 401, f"refused: {exc or type(exc).__name__}"
+            return 401, f"refused: {type(exc).__name__} {exc}"
         try:
             verify(altered)
         except Exception:
