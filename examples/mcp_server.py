@@ -4,7 +4,7 @@ Environment: ``JWKS_URL``, the JWK Set of the clients, with Ed25519 keys; ``PORT
 should remember nonces until the signature expires, and put ``https`` in front.
 """
 
-# ruff: noqa: T201 - the port is its output
+
 
 from __future__ import annotations
 
