@@ -23,6 +23,8 @@ from keyd.config import Config, ConfigError
 from keyd.core.clock import Clock
 from keyd.core.clock_jumps import watch_for_jumps
 from keyd.core.decision import NoAudit
+from keyd.core.directories import Directories
+from keyd.core.directory_signer import DirectorySigner
 from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
@@ -46,6 +48,7 @@ from keyd.front import Front
 from keyd.service.admission import admitted
 from keyd.service.audit import AuditService
 from keyd.service.backends import BackendService
+from keyd.service.directory import route as directory_route
 from keyd.service.gate import listener
 from keyd.service.gate.tcp import TcpListeners
 from keyd.service.http import application
@@ -186,6 +189,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     stack.callback(sessions.close_all)
     session_signer = SessionSigner(keyring, guard, sessions)
     issuer.check_clock = session_signer.check_clock = fleet.check_signing
+    directories = Directories(publication, keyring, DirectorySigner(keyring, guard, fleet.check_signing))
 
     async def report() -> None:
         await front.report({name: monitor.answers(name) for name in runners})
@@ -194,6 +198,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     rotator = Rotator(keyring, config.rotation.to_rules(), fleet.leads, PlannerRecord(guard))
     metrics.watch_rotation(rotator)
     metrics.watch(keyring, monitor, publication)
+    metrics.watch_directories(directories)
     metrics.watch_replica(fleet.figures)
     metrics.watch_sessions(sessions)
     accounts = ServiceAccounts(keyring, cluster) if cluster is not None else None
@@ -217,7 +222,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     )
 
     if config.http.enabled:
-        http_server = HttpServer(application(keyring, publication, monitor), config.http.host, config.http.port)
+        app = application(keyring, publication, monitor, [directory_route(directories)])
+        http_server = HttpServer(app, config.http.host, config.http.port)
         await http_server.start()
         stack.push_async_callback(http_server.stop)
         daemon.http_port = http_server.port
@@ -235,7 +241,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
             await monitor.look(name)
     await report()
     fleet.follow(keyring, lambda right: monitor.withdraw(not right), stack)
-    for work in (rotator.run(), monitor.run(), sessions.run(), watch_for_jumps(fleet.clock, keyring.wake)):
+    loops = (rotator.run(), monitor.run(), sessions.run(), directories.run(), watch_for_jumps(fleet.clock, keyring.wake))
+    for work in loops:
         stack.callback(asyncio.create_task(work).cancel)
     stack.push_async_callback(monitor.withdraw)
     _log.info(

@@ -34,7 +34,7 @@ def key() -> None:
     examples="""
     keyd key create agent
     keyd key create issuer --algorithm ES256 --purpose jwt --backend vault
-    keyd key create bot --purpose http --purpose directory --profile web-bot-auth
+    keyd key create bot --profile web-bot-auth
     keyd key create crawler --publish-lead 1h --kid-format name-version
     """
 )

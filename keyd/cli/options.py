@@ -158,7 +158,7 @@ def key_spec_options(function: F) -> F:
             "purposes",
             multiple=True,
             type=click.Choice(PURPOSES),
-            help="What the key may sign; repeatable. Default: http.",
+            help="What the key may sign; repeatable. Default: http; with profile web-bot-auth, directory too.",
         ),
         click.option("--profile", metavar="NAME", help="Rules that bases and JWTs must meet. Default: the daemon's."),
         click.option("--kid-format", type=click.Choice(KID_FORMATS), help="How kids are made. Default: the daemon's."),

@@ -13,7 +13,7 @@ from keyd.config.section import Section
 from keyd.config.sessions import https_origin
 from keyd.core import authorities
 from keyd.core.jwks import AlgStyle
-from keyd.core.publication import Issuer
+from keyd.core.publication import DirectoryForm, Issuer
 
 
 def _host(value: str) -> str:
@@ -41,11 +41,13 @@ class IssuerSection(Section):
     alg: AlgStyle | None = None
     max_age: Annotated[Duration, Field(ge=1)] | None = None
     origin: Annotated[str, AfterValidator(https_origin)] | None = None
+    directory: DirectoryForm = "off"
 
     def to_issuer(self, name: str, alg: AlgStyle, max_age: float) -> Issuer:
         """Return it as the core has it; ``alg`` and ``max_age`` are those of [jwks]."""
         own_age = max_age if self.max_age is None else self.max_age
-        return Issuer(name, frozenset(self.hosts), self.keys, self.alg or alg, own_age, self.origin)
+        style = self.alg or alg
+        return Issuer(name, frozenset(self.hosts), self.keys, style, own_age, self.origin, directory=self.directory)
 
 
 def contradictions(issuers: Mapping[str, IssuerSection], max_age: float | None) -> Iterator[tuple[str, str, str]]:

@@ -58,7 +58,7 @@ def part(view: KeyView, now: float, style: AlgStyle = "jose") -> Part:
     """Return what stands in a set for one key: its active version, then its others that are published, newest first."""
     listed = view.published(now)
     text = ",".join(json.dumps(public_jwk(view.key, version, style), separators=(",", ":")) for version in listed)
-    return Part(text, len(listed), _until(view, now, listed))
+    return Part(text, len(listed), next_change(view, now, listed))
 
 
 def body(parts: Iterable[Part]) -> bytes:
@@ -109,7 +109,7 @@ def nothing_published(name: str | None = None) -> KeyStateError:
     return KeyStateError("no key is published" if name is None else f"key {name!r} has no published version")
 
 
-def _until(view: KeyView, now: float, listed: list[VersionView]) -> float:
+def next_change(view: KeyView, now: float, listed: list[VersionView]) -> float:
     """Return the first moment after ``now`` at which other versions are published, or in another order; ``inf`` if there is none.
 
     What a version may sign changes more often than that, and is no reason to fetch a document again.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
 from types import MappingProxyType
+from typing import Literal
 
 import structlog
 
@@ -23,6 +24,8 @@ from keyd.core.snapshot import KeyView, Snapshot
 #: What a verifier in the field reads at most of one document (regent-httpsig 0.7).
 FEWEST_READ = 10
 SMALLEST_READ = 64 * 1024
+#: Whether there is a key directory (:mod:`keyd.core.directory`), and which verifiers it is made for.
+DirectoryForm = Literal["off", "cloudflare", "draft"]
 _log = structlog.get_logger("keyd.publication")
 
 
@@ -36,6 +39,7 @@ class Issuer:
         style: how ``alg`` is spelled.
         max_age: seconds that the set may be cached.
         origin: ``iss`` of the tokens that its keys sign: ``https://host``; None: they sign no agent tokens.
+        directory: the form of the key directory of Web Bot Auth at these hosts.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Issuer:
     style: AlgStyle
     max_age: float
     origin: str | None = None
+    directory: DirectoryForm = "off"
 
     @cached_property
     def _matchers(self) -> tuple[globs.Matcher, ...]:
@@ -125,6 +130,11 @@ class Publication:
         if found is None:
             raise NotFoundError(f"there is no issuer {name[:100]!r}; write [issuers.NAME] into the configuration")
         return found
+
+    def members(self, issuer: Issuer) -> list[KeyView]:
+        """Return the keys of an issuer, published or not, by name."""
+        snapshot = self._keyring.snapshot
+        return [snapshot.keys[name] for name in self._members_of(issuer, snapshot)]
 
     def document(self, *, key: str | None = None, issuer: Issuer | None = None) -> Document:
         """Return the set of all published keys, of those of an issuer, or of one key as an issuer publishes it.

@@ -43,6 +43,8 @@ KID_FORMATS = {
     KidFormat.THUMBPRINT: types_pb2.KID_FORMAT_THUMBPRINT,
     KidFormat.NAME_VERSION: types_pb2.KID_FORMAT_NAME_VERSION,
 }
+#: What a key is for whose spec does not say; with every other profile, for HTTP requests alone.
+_PURPOSES_OF_PROFILE = {"web-bot-auth": frozenset({Purpose.HTTP, Purpose.DIRECTORY})}
 STATES = {
     KeyState.PRE_ACTIVATION: types_pb2.KEY_STATE_PRE_ACTIVATION,
     KeyState.ACTIVE: types_pb2.KEY_STATE_ACTIVE,
@@ -180,12 +182,13 @@ def new_key(
     never = {"rotation_period": math.inf} if known or spec.unpublished else {}
     if known:
         never["destroy_after"] = math.inf
+    profile = spec.profile or defaults.profile
     return Key(
         name=spec.name,
         algorithm=algorithm or asked or defaults.algorithm,
         backend=spec.backend or defaults.backend,
-        purposes=purposes or frozenset({Purpose.HTTP}),
-        profile=spec.profile or defaults.profile,
+        purposes=purposes or _PURPOSES_OF_PROFILE.get(profile, frozenset({Purpose.HTTP})),
+        profile=profile,
         kid_format=from_enum(KID_FORMATS, spec.kid_format, "kid_format") or defaults.kid_format,
         keyid_aliases=tuple(spec.keyid_aliases),
         publish=not spec.unpublished,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -20,8 +22,8 @@ _PUBLIC = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosnif
 _NO_SET = {**_PUBLIC, "Cache-Control": "no-store"}
 
 
-def application(keyring: Keyring, publication: Publication, monitor: Monitor) -> Starlette:
-    """Return the ASGI application."""
+def application(keyring: Keyring, publication: Publication, monitor: Monitor, more: Iterable[Route] = ()) -> Starlette:
+    """Return the ASGI application, with ``more`` routes."""
 
     async def jwk_set(request: Request) -> Response:
         name: str | None = request.path_params.get("name")
@@ -40,7 +42,7 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
             return PlainTextResponse("nothing is published now\n", 503, {**_NO_SET, "Retry-After": "5"})
         # No Vary: the host is part of the URI, and so of every cache's key (RFC 9110 section 7.1, RFC 9111 section 2).
         headers = {**_PUBLIC, "ETag": document.etag, "Cache-Control": f"public, max-age={document.max_age}"}
-        if _unchanged(request, document.etag):
+        if unchanged(request, document.etag):
             return Response(status_code=304, headers=headers)
         return Response(document.body, headers=headers, media_type=jwks.MEDIA_TYPE)
 
@@ -65,6 +67,7 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
             Route("/livez", alive),
             Route("/readyz", ready),
             Route("/readyz/{backend}", ready),
+            *more,
         ]
     )
     # A redirect to the path without a slash would lead to whatever host the request names, and a cache may keep it.
@@ -72,8 +75,8 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor) ->
     return app
 
 
-def _unchanged(request: Request, etag: str) -> bool:
-    """Evaluate If-None-Match with the weak comparison (RFC 9110 section 13.1.2)."""
+def unchanged(request: Request, etag: str) -> bool:
+    """Say whether the client has the document already: evaluate If-None-Match with the weak comparison (RFC 9110 section 13.1.2)."""
     header = request.headers.get("if-none-match", "")
     tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
     return "*" in tags or etag in tags

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from keyd.core.decision import Audit, Decision
+from keyd.core.directories import Directories
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.planner import StepKind
@@ -71,6 +72,10 @@ class Metrics:
     def watch_sessions(self, sessions: SessionBook) -> None:
         """Show, at each scrape, how many sessions there are."""
         self.registry.register(_Sessions(sessions))
+
+    def watch_directories(self, directories: Directories) -> None:
+        """Show, at each scrape, how the key directories are."""
+        self.registry.register(_Directories(directories))
 
     def watch_replica(self, figures: Callable[[], Replica]) -> None:
         """Show, at each scrape, what ``figures`` returns."""
@@ -174,6 +179,29 @@ class _Rotation(Collector):
         for backend in self._rotator.backends:
             failed.add_metric((backend,), self._rotator.failed[backend])
         yield failed
+
+
+class _Directories(Collector):
+    def __init__(self, directories: Directories) -> None:
+        self._directories = directories
+
+    def collect(self) -> Iterable[Metric]:
+        keys = GaugeMetricFamily("keyd_directory_keys", "Keys in the key directory of an issuer", labels=("issuer",))
+        unsigned = GaugeMetricFamily("keyd_directory_unsigned", "Those of them that do not sign it", labels=("issuer",))
+        ends = GaugeMetricFamily(
+            "keyd_directory_signature_ends_seconds",
+            "Until the first signature of a key directory is over; +Inf: it has none",
+            labels=("issuer",),
+        )
+        made = CounterMetricFamily("keyd_directory_signatures", "Signatures made for a key directory", labels=("issuer",))
+        failed = CounterMetricFamily("keyd_directory_failures", "Those that could not be made", labels=("issuer",))
+        for issuer, figures in self._directories.figures().items():
+            keys.add_metric((issuer,), figures.listed)
+            unsigned.add_metric((issuer,), figures.unsigned)
+            ends.add_metric((issuer,), figures.first_end)
+            made.add_metric((issuer,), self._directories.made[issuer])
+            failed.add_metric((issuer,), self._directories.failed[issuer])
+        yield from (keys, unsigned, ends, made, failed)
 
 
 class _Fleet(Collector):

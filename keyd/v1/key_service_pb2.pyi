@@ -93,7 +93,7 @@ class KeySpec(_message.Message):
     """True keeps the key out of every JWK Set (for keys that only a token's `cnf` names); the opposite of Key.publish."""
     @_builtins.property
     def purposes(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Purpose.ValueType]:
-        """Purposes. Default: http."""
+        """Purposes. Default: http; with the profile web-bot-auth, http and directory."""
 
     @_builtins.property
     def keyid_aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
