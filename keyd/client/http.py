@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from inspect import signature
@@ -44,6 +44,8 @@ class SignatureOptions(TypedDict, total=False):
         tag: the signature parameter ``tag``; none by default.
         include_alg: True adds the signature parameter ``alg``.
         nonce: False leaves out the signature parameter ``nonce``.
+        thumbprint: True has ``keyid`` be the RFC 7638 thumbprint of the key, whatever kid it has.
+        fields: header fields to set on each request before it is signed, by name; they replace its own.
         digest_algorithm: of Content-Digest, ``sha-256`` (the default) or ``sha-512``.
         clock: seconds since the epoch, for ``created``.
     """
@@ -54,6 +56,8 @@ class SignatureOptions(TypedDict, total=False):
     tag: str
     include_alg: bool
     nonce: bool
+    thumbprint: bool
+    fields: Mapping[str, str]
     digest_algorithm: str
     clock: Callable[[], float]
 
@@ -76,7 +80,7 @@ class OutgoingRequest:
 
 
 def sign_request(client: Client, key: str, request: OutgoingRequest, options: SignatureOptions) -> dict[str, str]:
-    """Return the fields to set on a request: Signature-Input, Signature, and Content-Digest when there is a body.
+    """Return the fields to set on a request: Signature-Input, Signature, Content-Digest when there is a body, and those of ``options``.
 
     Raises:
         KeydClientError: keyd does not sign it.
@@ -114,10 +118,10 @@ class _Signing:
         for name, value in request.headers:  # lines of one name count as one value, RFC 9421 section 2.1
             known = headers.get(name.lower())
             headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
-        self._digest: dict[str, str] = {}
+        self._added = dict(options.get("fields", {}))
         if request.body:
-            self._digest["Content-Digest"] = content_digest(request.body, options.get("digest_algorithm", "sha-256"))
-            headers["content-digest"] = self._digest["Content-Digest"]
+            self._added["Content-Digest"] = content_digest(request.body, options.get("digest_algorithm", "sha-256"))
+        headers.update({name.lower(): value for name, value in self._added.items()})
         self._message = _Message(request.method.upper(), _effective_url(request.url, headers.get("host")), headers)
         self._components = _covered(self._message, options.get("components"), has_body=bool(request.body))
 
@@ -126,10 +130,11 @@ class _Signing:
         if info.http_algorithm not in ALGORITHMS:
             raise ValueError(f"key {info.name!r}: http_message_signatures does not know {info.http_algorithm!r}; update it")
         self._signer = HTTPMessageSigner(signature_algorithm=ALGORITHMS[info.http_algorithm])
+        active = active_version(info)
         created = int(self._options.get("clock", time.time)())
         self._prepared = self._signer.prepare(
             self._message,
-            key_id=active_version(info).kid,
+            key_id=active.thumbprint if self._options.get("thumbprint", False) else active.kid,
             created=datetime.fromtimestamp(created, UTC),
             expires=datetime.fromtimestamp(created + self._options.get("expires_in", 60), UTC),
             nonce=secrets.token_urlsafe(32) if self._options.get("nonce", True) else None,
@@ -144,7 +149,7 @@ class _Signing:
     def fields(self, raw: bytes) -> dict[str, str]:
         """Return the fields to set, once the base that was built last is signed."""
         self._signer.apply(self._message, self._prepared, raw)
-        return self._digest | {name: self._message.headers[name] for name in ("Signature-Input", "Signature")}
+        return self._added | {name: self._message.headers[name] for name in ("Signature-Input", "Signature")}
 
 
 def _covered(message: _Message, components: Sequence[str] | None, *, has_body: bool) -> tuple[str, ...]:

@@ -1,0 +1,68 @@
+"""Web Bot Auth for the adapters of HTTP libraries: ``KeydAuth(client, "bot", **web_bot_auth.options("https://agent.example"))``.
+
+draft-meunier-webbotauth-httpsig-protocol-02, and what Cloudflare verifies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+from urllib.parse import urlsplit
+
+from keyd.client.http import SignatureOptions
+
+TAG = "web-bot-auth"
+_COMPONENTS = ("@method", "@authority", "@path")
+_ORIGIN = re.compile(r"https://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+_LABEL = re.compile(r"[a-z*][a-z0-9_.*-]*")
+
+
+def options(
+    agent: str,
+    *,
+    form: Literal["string", "dictionary"] = "string",
+    components: Sequence[str] = _COMPONENTS,
+    expires_in: int = 60,
+    label: str = "sig1",
+) -> SignatureOptions:
+    """Return how requests of a bot are signed, with the field Signature-Agent set and covered.
+
+    Args:
+        agent: the origin of its key directory, such as ``https://agent.example``.
+        form: of Signature-Agent. ``string`` is what Cloudflare takes, ``"https://agent.example"``; ``dictionary`` is that of the
+            draft, ``sig1="https://agent.example"``, of which the member is covered.
+        components: what is covered beside it: ``@authority`` or ``@target-uri`` at least. A body adds ``content-digest``.
+        expires_in: seconds from ``created`` to ``expires``; whoever sees a request can send it again for so long.
+        label: of the signature, and of the member.
+
+    Raises:
+        ValueError: ``agent`` is no https origin, or ``label`` none that a dictionary can have.
+    """
+    if not _LABEL.fullmatch(label):
+        raise ValueError(f"label {label!r} is not one of lower case letters, digits, and _ - . *, beginning with a letter or *")
+    origin = _origin(agent)
+    member, covered = f'"{origin}"', "signature-agent"
+    if form == "dictionary":
+        member, covered = f'{label}="{origin}"', f'"signature-agent";key="{label}"'
+    return SignatureOptions(
+        components=(*components, covered),
+        label=label,
+        expires_in=expires_in,
+        tag=TAG,
+        thumbprint=True,
+        fields={"Signature-Agent": member},
+    )
+
+
+def _origin(agent: str) -> str:
+    scheme, host = urlsplit(agent).scheme.lower(), agent.partition("://")[2]
+    if scheme != "https":
+        raise ValueError(f"agent {agent!r} is not an https origin; verifiers fetch key directories over https alone")
+    origin = f"https://{host.lower()}"
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError(
+            f"agent {agent!r} is not an origin such as https://agent.example: no path, no user, and a host in its A-labels; "
+            "verifiers add the well-known path themselves"
+        )
+    return origin
