@@ -13,6 +13,7 @@ from keyd.cli import (
     backup,
     completion,
     config,
+    directory,
     jwks,
     key,
     key_adopt,
@@ -79,6 +80,7 @@ cli.add_command(backup.backup)
 cli.add_command(sign.sign)
 cli.add_command(sign.jwt)
 cli.add_command(jwks.jwks)
+cli.add_command(directory.directory)
 cli.add_command(request.request)
 cli.add_command(config.config)
 cli.add_command(policy.policy)

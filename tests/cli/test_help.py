@@ -45,6 +45,7 @@ def test_the_commands_are_those_promised() -> None:
         *("key plan", "key timeline", "key rollback", "key pause", "key resume", "key set"),
         *("policy", "policy check", "policy explain"),
         *("audit", "audit verify", "audit tail", "audit grep"),
+        *("directory", "directory check"),
         *("backup", "backup create", "backup verify", "backup restore"),
     }
 
