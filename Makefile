@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PEERS  := $(VENV)-peers
 NODE   := examples/typescript
+NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
 .PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples bench-stores bench-cost bench-flood lint format proto clean
@@ -13,7 +14,7 @@ help: ## list the targets
 demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate processes
 	@$(BIN)/keyd demo
 
-test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp ## run every test against the installed wheel; ARGS= goes to pytest
+test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp $(NPM_PEERS) ## run every test against the installed wheel; ARGS= goes to pytest
 	$(BIN)/coverage erase
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 $(BIN)/coverage run $(BIN)/pytest -n 2 $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -43,7 +44,7 @@ fuzz: $(VENV)/fuzz.stamp $(VENV)/keyd.stamp ## look for inputs that nobody thoug
 lifecycle: $(VENV)/test.stamp $(VENV)/keyd.stamp ## the invariants of the lifecycle over random histories of two replicas; STEPS= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m lifecycle --steps $(or $(STEPS),20000) $(ARGS)
 
-examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp ## run every example and every client library, and print what verified what
+examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp $(NPM_PEERS) ## run every example and every client library, and print what verified what
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/pytest -n 2 -q -p examples_table tests/examples $(ARGS)
 
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
@@ -121,4 +122,9 @@ $(NODE)/dist/.stamp: $(NODE)/node_modules/.stamp $(NODE)/tsconfig.json $(wildcar
 # keyd's client, for those that sign with it. Its dependencies are in the group: those of the daemon stay out.
 $(PEERS)/keyd.stamp: $(PEERS)/stamp $(SOURCE)
 	$(PEERS)/bin/pip install --quiet --no-deps --force-reinstall .
+	@touch $@
+
+# Verifiers from npm.
+$(NPM_PEERS): tests/peers/npm/package-lock.json | $(VENV)/test.stamp
+	cd tests/peers/npm && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@

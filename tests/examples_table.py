@@ -17,6 +17,8 @@ LIBRARIES = frozenset(
         "wbauth-sdk",
         "lumoauth",
         "http-message-signatures",
+        "key directory",
+        "Web Bot Auth vectors",
         "PyJWT",
         "joserfc",
         "npm web-bot-auth",

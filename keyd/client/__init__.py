@@ -3,7 +3,8 @@
 The adapters for other libraries are modules of their own, so that importing this package stays light. For HTTP libraries:
 :mod:`keyd.client.httpx_auth`, :mod:`keyd.client.httpx2_auth`, :mod:`keyd.client.requests_auth`, :mod:`keyd.client.aiohttp_auth`,
 :mod:`keyd.client.message_signatures`. For others: :mod:`keyd.client.joserfc_keys`, :mod:`keyd.client.wbauth_auth`,
-:mod:`keyd.client.regent_signers`, :mod:`keyd.client.introspection_keys`, :mod:`keyd.client.lumoauth_client`.
+:mod:`keyd.client.regent_signers`, :mod:`keyd.client.introspection_keys`, :mod:`keyd.client.lumoauth_client`. For bots, with the adapters for HTTP:
+:mod:`keyd.client.web_bot_auth`.
 """
 
 from keyd.client.admin import AdminClient

@@ -50,6 +50,7 @@ def options(
         label=label,
         expires_in=expires_in,
         tag=TAG,
+        include_alg=True,  # RFC 9421 does not need it, and some verifiers do (wbactl 0.1)
         thumbprint=True,
         fields={"Signature-Agent": member},
     )

@@ -33,6 +33,7 @@ def test_each_form_is_set_and_covered(daemon: Any, form: Any, field: str, covere
     assert listed == f'"@method" "@authority" "@path" {covered}'
     times = {name: int(value) for name, value in re.findall(r";(created|expires)=(\d+)", parameters)}
     assert times["expires"] - times["created"] == 60
+    assert ';alg="ed25519"' in parameters
     assert ';tag="web-bot-auth"' in parameters
     assert re.search(r';nonce="[A-Za-z0-9_-]{43}"', parameters)
 
