@@ -160,6 +160,7 @@ class Directories:
         due = [slot for slot, request in ours.items() if self._due(slot, request, now) <= now]
         for slot in due:
             await self._sign(slot, ours[slot])
+            await asyncio.sleep(0)  # a store in this process does not wait, and hundreds of signatures take long
         if due:
             return self._keyring.clock.now()
         ends = [rendered.document.until for rendered in self._documents.values()]
