@@ -50,6 +50,7 @@ def test_keyid_is_the_thumbprint_whatever_the_kid(daemon: Any) -> None:
 def test_it_replaces_what_the_request_has(daemon: Any) -> None:
     fields = signed(daemon, web_bot_auth.options(AGENT), ("signature-agent", '"https://evil.example"'))
     assert fields["Signature-Agent"] == '"https://agent.example"'
+    assert b'\n"signature-agent": "https://agent.example"\n' in daemon.requests[-1].signature_base
 
 
 def test_a_body_is_covered_too(daemon: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -10,6 +11,7 @@ import pytest
 from service_conftest import Running
 
 from keyd import app
+from keyd.core.directory_signer import DirectorySigner, Request, Signature
 from keyd.v1 import key_service_pb2 as pb
 from keyd.v1 import types_pb2
 
@@ -66,6 +68,27 @@ async def test_conditional_requests_and_head(running: Running, http: httpx.Async
         head = await http.head(PATH, headers=HOST)
         assert (head.status_code, head.content, head.headers["signature"]) == (200, b"", signature)
         assert head.headers.get("content-digest") == full.headers.get("content-digest")
+
+
+async def test_a_request_waits_for_the_first_signature(
+    running: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may = asyncio.Event(), asyncio.Event()
+    original = DirectorySigner.sign
+
+    async def slow(self: DirectorySigner, request: Request) -> Signature:
+        asked.set()
+        await may.wait()
+        return await original(self, request)
+
+    monkeypatch.setattr(DirectorySigner, "sign", slow)
+    await create(running)
+    waiting = asyncio.create_task(http.get(PATH, headers=HOST))
+    await asked.wait()
+    assert (await http.get("/livez")).status_code == 200
+    assert not waiting.done()
+    may.set()
+    assert "signature" in (await waiting).headers
 
 
 async def test_where_there_is_none(running: Running, http: httpx.AsyncClient) -> None:
