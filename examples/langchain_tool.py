@@ -4,8 +4,6 @@ Environment: ``KEYD_ADDRESS``, such as ``unix:/run/keyd/keyd.sock``; ``KEYD_KEY`
 a model does. Exit code 0 when it got what it asked for, 1 when keyd or the server refused.
 """
 
-
-
 import os
 import sys
 

@@ -4,8 +4,6 @@ Environment: ``KEYD_ADDRESS``, such as ``unix:/run/keyd/keyd.sock``; ``KEYD_KEY`
 server, such as that of ``mcp_server.py``. Exit code 0 when the tool was called, 1 when keyd or the server refused.
 """
 
-
-
 import asyncio
 import os
 import sys

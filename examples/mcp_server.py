@@ -4,8 +4,6 @@ Environment: ``JWKS_URL``, the JWK Set of the clients, with Ed25519 keys; ``PORT
 should remember nonces until the signature expires, and put ``https`` in front.
 """
 
-
-
 from __future__ import annotations
 
 import json

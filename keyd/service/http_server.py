@@ -60,6 +60,8 @@ class HttpServer:
         """Bind the address at once, so that a taken port stops the start. Raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=2048)
+        # Connections inherit it. Without it the body of each answer but the first waits some 40 ms for the head to be acknowledged.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
             app,
             http=_Connection,

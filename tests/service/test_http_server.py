@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -54,6 +55,14 @@ async def test_who_gets_on_stays(server: HttpServer, monkeypatch: pytest.MonkeyP
     while time.monotonic() < end:
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_an_answer_does_not_wait_for_its_head_to_be_acknowledged(server: HttpServer) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await until(lambda: connections(server) == 1)
+    (connection,) = server._server.server_state.connections
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # type: ignore[union-attr]
     writer.close()
 
 
