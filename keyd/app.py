@@ -25,6 +25,7 @@ from keyd.core.clock_jumps import watch_for_jumps
 from keyd.core.decision import NoAudit
 from keyd.core.directories import Directories
 from keyd.core.directory_signer import DirectorySigner
+from keyd.core.documents import Documents
 from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
@@ -49,6 +50,7 @@ from keyd.service.admission import admitted
 from keyd.service.audit import AuditService
 from keyd.service.backends import BackendService
 from keyd.service.directory import route as directory_route
+from keyd.service.documents import routes as document_routes
 from keyd.service.gate import listener
 from keyd.service.gate.tcp import TcpListeners
 from keyd.service.http import application
@@ -175,6 +177,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     keyring = Keyring(store, runners, fleet.clock, served_max_age=config.jwks.max_age)
     await keyring.start()
     fleet.keep_time(keyring)
+    revocations = Revocations(fleet.clock, store)
+    await revocations.refresh()
     kept = await audit.start(config, keyring, store, fleet.clock, stack)
 
     metrics = Metrics()
@@ -184,12 +188,13 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     signer.check_clock = fleet.check_signing
     publication = Publication(keyring, configuration.publication(config))
     issuer = TokenIssuer(keyring, publication, guard)
-    revocations = Revocations(fleet.clock)
     sessions = SessionBook(keyring, guard, issuer, revocations)
     stack.callback(sessions.close_all)
     session_signer = SessionSigner(keyring, guard, sessions)
     issuer.check_clock = session_signer.check_clock = fleet.check_signing
     directories = Directories(publication, keyring, DirectorySigner(keyring, guard, fleet.check_signing))
+    documents = Documents(fleet.clock, revocations)
+    revocations.on_change = lambda: documents.warn_of_size(publication.rules.issuers.values())
 
     async def report() -> None:
         await front.report({name: monitor.answers(name) for name in runners})
@@ -199,6 +204,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     metrics.watch_rotation(rotator)
     metrics.watch(keyring, monitor, publication)
     metrics.watch_directories(directories)
+    metrics.watch_revoked(lambda: documents.revoked(publication.rules.issuers.values()))
     metrics.watch_replica(fleet.figures)
     metrics.watch_sessions(sessions)
     accounts = ServiceAccounts(keyring, cluster) if cluster is not None else None
@@ -210,7 +216,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     services = _services(
         guard,
         agents={
-            _SIGNING: SigningService(keyring, signer, session_signer, publication, guard),
+            _SIGNING: SigningService(keyring, signer, session_signer, publication, guard, documents),
             _SESSIONS: SessionService(sessions, issuer),
         },
         operators={
@@ -222,7 +228,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     )
 
     if config.http.enabled:
-        app = application(keyring, publication, monitor, [directory_route(directories)])
+        app = application(keyring, publication, monitor, [directory_route(directories), *document_routes(publication, documents)])
         http_server = HttpServer(app, config.http.host, config.http.port)
         await http_server.start()
         stack.push_async_callback(http_server.stop)
@@ -240,7 +246,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
         if runner.backend.capabilities.in_process:
             await monitor.look(name)
     await report()
-    fleet.follow(keyring, lambda right: monitor.withdraw(not right), stack)
+    fleet.follow(keyring, revocations, lambda right: monitor.withdraw(not right), stack)
     loops = (rotator.run(), monitor.run(), sessions.run(), directories.run(), watch_for_jumps(fleet.clock, keyring.wake))
     for work in loops:
         stack.callback(asyncio.create_task(work).cancel)

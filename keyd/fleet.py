@@ -12,6 +12,7 @@ from keyd.core.fleet.clock import FleetClock, SteadyClock, newest_moment
 from keyd.core.fleet.heartbeat import Heartbeat
 from keyd.core.fleet.remains import Remains
 from keyd.core.keyring import Keyring
+from keyd.core.sessions.revocations import Revocations
 from keyd.core.store import SqlStore
 from keyd.service.metrics import Replica
 
@@ -62,7 +63,9 @@ class Fleet:
         if self._databases is not None:
             self._databases.check()
 
-    def follow(self, keyring: Keyring, on_clock: Callable[[bool], Awaitable[None]], stack: AsyncExitStack) -> None:
+    def follow(
+        self, keyring: Keyring, revocations: Revocations, on_clock: Callable[[bool], Awaitable[None]], stack: AsyncExitStack
+    ) -> None:
         """See what others change, and be seen, until ``stack`` ends it.
 
         ``on_clock`` is awaited with whether the clock is right, whenever that is otherwise than before.
@@ -72,8 +75,22 @@ class Fleet:
         from keyd.core.fleet.follower import Follower
         from keyd.core.fleet.leader import Leader
 
+        async def reload() -> None:
+            await keyring.reload()
+            await revocations.reload()
+
+        async def refresh() -> None:
+            await keyring.refresh()
+            await revocations.refresh()
+            if revocations.newest_change < keyring.newest_change:  # the database has lost changes that were read
+                await reload()
+
+        def newest() -> int:
+            # What one of them lacks is read, also where the other knows of that change by itself.
+            return min(keyring.newest_change, revocations.newest_change)
+
         self._keyring = keyring
-        self._follower = Follower(self._conninfo, lambda: keyring.newest_change, keyring.refresh, keyring.reload)
+        self._follower = Follower(self._conninfo, newest, refresh, reload)
         self._leader = Leader(self._conninfo)
         remains = Remains(keyring, self._store, self._leader.leads)
         for work in (self._heart.run(on_clock), self._follower.run(), self._leader.run(), remains.run()):

@@ -77,7 +77,7 @@ def _publish(
             elif key:
                 source = publish.OneSet(client, f"keys/{key}/jwks.json", key, None)
             elif issuer is not None:
-                source = publish.OneSet(client, ".well-known/jwks.json", None, issuer)
+                source = publish.OneSet(client, ".well-known/jwks.json", None, issuer, beside=True)
             else:
                 source = publish.Everything(client, stack.enter_context(connection.admin()))
             publisher = publish_watch.Publisher(path, tree, program, as_json=as_json)

@@ -10,6 +10,7 @@ from keyd.cli import errors
 
 if TYPE_CHECKING:
     from keyd.client import AdminClient, Client, JwkSet
+    from keyd.client.model import WellKnownDocument
 
 _WELL_KNOWN = ".well-known/jwks.json"
 
@@ -20,6 +21,7 @@ class Fetched:
 
     Attributes:
         sets: by path below the directory.
+        documents: what is served beside the sets of issuers, likewise.
         kept: beginnings of paths of which the daemon does not say what belongs there, so that what is there stays.
         gone: paths of sets in which no key is published any more. What is there may be of a compromised key, and stays in no case.
         failures: why, for people, with the exit code of each.
@@ -27,6 +29,7 @@ class Fetched:
     """
 
     sets: dict[str, JwkSet] = field(default_factory=dict)
+    documents: dict[str, WellKnownDocument] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     failures: list[tuple[str, int]] = field(default_factory=list)
@@ -57,6 +60,20 @@ class Fetched:
         else:
             self.keep(path, what, "no key is published", errors.KEY_STATE)
 
+    def add_documents(self, found: JwkSet, prefix: Callable[[str], str]) -> None:
+        """Take what is served beside the set of an issuer; ``prefix`` returns where, below the directory, for a host."""
+        for each in found.documents:
+            path = f"{prefix(each.host)}.well-known/{each.name}"
+            if each.failure:
+                self.keep(path, path, each.failure, errors.KEY_STATE)
+            else:
+                self.documents[path] = each
+
+    @property
+    def files(self) -> dict[str, JwkSet | WellKnownDocument]:
+        """Everything that becomes a file, by path."""
+        return {**self.sets, **self.documents}
+
     def keep(self, path: str, what: str, why: str, code: int) -> None:
         """Leave what is there, and say why."""
         self.kept.add(path)
@@ -64,7 +81,7 @@ class Fetched:
 
     def note(self) -> Fetched:
         """Note what has been seen so far, and return this."""
-        self.seen = {path: found.etag for path, found in self.sets.items()}, list(self.failures)
+        self.seen = {path: found.etag for path, found in self.files.items()}, list(self.failures)
         return self
 
 
@@ -81,10 +98,10 @@ class Source(Protocol):
 
 
 class OneSet:
-    """The set of all keys, of one, or of an issuer, at ``path``."""
+    """The set of all keys, of one, or of an issuer, at ``path``; ``beside``: with what is served beside it."""
 
-    def __init__(self, client: Client, path: str, key: str | None, issuer: str | None) -> None:
-        self._client, self._path, self._key, self._issuer = client, path, key, issuer
+    def __init__(self, client: Client, path: str, key: str | None, issuer: str | None, *, beside: bool = False) -> None:
+        self._client, self._path, self._key, self._issuer, self._beside = client, path, key, issuer, beside
         self._what = f"the set of key {key!r}" if key else f"the set of issuer {issuer!r}" if issuer else "the set of all keys"
 
     def look(self) -> Fetched:
@@ -95,6 +112,8 @@ class OneSet:
         """Return it."""
         fetched = Fetched(kept={""})  # what else is there is not this set's affair
         fetched.add(self._path, self._what, lambda: self._client.jwk_set(self._key, issuer=self._issuer))
+        for found in list(fetched.sets.values()) if self._beside else ():
+            fetched.add_documents(found, lambda _: "")
         return fetched.note()
 
 
@@ -119,6 +138,10 @@ class Everything:
             fetched.sets.update((path, found) for path in paths for found in one.sets.values())
             fetched.kept.update(path for path in paths if one.kept)
             fetched.gone.update(path for path in paths if one.gone)
+            if not one.sets:  # nor is what is beside it to be had then
+                fetched.kept.update(f"{host}/.well-known/aauth-" for host in hosts)
+            for found in one.sets.values():
+                fetched.add_documents(found, lambda host: f"{host}/")
             fetched.failures += one.failures
         return fetched.note()
 

@@ -15,7 +15,11 @@ from pathlib import Path
 MANIFEST = ".keyd-files.json"
 _MAX_MANIFEST = 64 * 1024 * 1024
 # What may name a file here, whoever says so: the daemon or a manifest.
-_PATH = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._:\-]*/|\[[0-9a-f:.]+\](?::[0-9]+)?/){0,2}(?:\.well-known/)?jwks\.json", re.ASCII)
+_PATH = re.compile(
+    r"(?:[A-Za-z0-9][A-Za-z0-9._:\-]*/|\[[0-9a-f:.]+\](?::[0-9]+)?/){0,2}"
+    r"(?:(?:\.well-known/)?jwks\.json|\.well-known/aauth-(?:(?:agent|resource)(?:\.json)?|revoked-tokens\.json))",
+    re.ASCII,
+)
 
 
 class TreeError(Exception):

@@ -21,11 +21,12 @@ from keyd.cli.publish_tree import Tree, TreeError, is_there, remove, write
 
 if TYPE_CHECKING:
     from keyd.client import JwkSet
+    from keyd.client.model import WellKnownDocument
 
 PAUSE = 1.0  # seconds between two looks at the daemon
 LONGEST_PAUSE = 30.0  # while it does not answer, or the files cannot be written
 RECHECK = 300.0  # after that much all is fetched and compared, whether or not a change was seen: grants and files change, too
-MEDIA_TYPE = "application/jwk-set+json"
+MEDIA_TYPE, JSON = "application/jwk-set+json", "application/json"
 
 
 class Publisher:
@@ -53,8 +54,8 @@ class Publisher:
         Raises:
             OSError, TreeError: some of it failed. All that could be done is done.
         """
-        bodies = {path: found.document for path, found in fetched.sets.items()}
-        self._known = {path: _told(path, found) for path, found in fetched.sets.items()}
+        bodies = {path: found.document for path, found in fetched.files.items()}
+        self._known = {path: _told(path, found) for path, found in fetched.files.items()}
         changed: set[str] = set()
 
         def done(path: str) -> None:
@@ -102,12 +103,12 @@ class Publisher:
             click.echo(f"{'wrote' if changed else 'unchanged'} {told['path']} {told['etag']} {told['cache_control']}")
 
 
-def _told(path: str, found: JwkSet) -> dict[str, Any]:
+def _told(path: str, found: JwkSet | WellKnownDocument) -> dict[str, Any]:
     return {
         "path": path,
         "etag": found.etag,
         "cache_control": f"public, max-age={found.max_age}",
-        "content_type": MEDIA_TYPE,
+        "content_type": MEDIA_TYPE if path.endswith("jwks.json") else JSON,
         "bytes": len(found.document),
     }
 

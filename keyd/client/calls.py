@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyd.client.errors import InternalError, KeydClientError, KeyStateError, NotFound, from_sign_error
 from keyd.client.inputs import SignInput
-from keyd.client.model import JwkSet, KeyInfo, Signature, VersionInfo
+from keyd.client.model import JwkSet, KeyInfo, Signature, VersionInfo, WellKnownDocument
 from keyd.v1 import signing_service_pb2 as pb
 from keyd.v1 import types_pb2
 
@@ -124,7 +124,11 @@ def jwk_set(response: pb.GetJWKSResponse) -> JwkSet:
     if not well_formed:
         raise InternalError("keyd answered with something that is no JWK Set", _INTERNAL)
     issuers = {issuer.name: tuple(issuer.hosts) for issuer in response.issuers}
-    return JwkSet(response.document, response.etag, response.max_age.seconds, issuers)
+    documents = tuple(
+        WellKnownDocument(each.host, each.name, each.content, each.etag, each.max_age.seconds, each.failure)
+        for each in response.documents
+    )
+    return JwkSet(response.document, response.etag, response.max_age.seconds, issuers, documents)
 
 
 def duration(seconds: float) -> Duration:

@@ -65,6 +65,27 @@ class VersionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class WellKnownDocument:
+    """A document that says who an issuer is, or which of its tokens are revoked, as the HTTP endpoint serves it.
+
+    Attributes:
+        host: at which it is served, in lower case.
+        name: below ``/.well-known/``.
+        document: JSON, UTF-8; empty where there is none now.
+        etag: strong entity tag, with its quotes.
+        max_age: for how many seconds it may be cached.
+        failure: why there is none now; else empty.
+    """
+
+    host: str
+    name: str
+    document: bytes
+    etag: str
+    max_age: int
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JwkSet:
     """A JWK Set (RFC 7517 section 5) as the JWKS endpoint serves it.
 
@@ -74,12 +95,14 @@ class JwkSet:
         max_age: for how many seconds it may be cached.
         issuers: hosts of the issuers that the daemon is configured for, by name: with the set of all published keys, all of them;
             with that of an issuer, this one.
+        documents: with the set of an issuer, what is served beside it at the host of its origin.
     """
 
     document: bytes
     etag: str
     max_age: int
     issuers: Mapping[str, tuple[str, ...]]
+    documents: tuple[WellKnownDocument, ...] = ()
 
     @property
     def keys(self) -> list[dict[str, Any]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from keyd.config.durations import Duration, text
 from keyd.config.grants import KeyGlob
+from keyd.config.providers import AgentMetadata, ResourceMetadata
 from keyd.config.section import Section
 from keyd.config.sessions import https_origin
 from keyd.core import authorities
@@ -42,18 +44,26 @@ class IssuerSection(Section):
     max_age: Annotated[Duration, Field(ge=1)] | None = None
     origin: Annotated[str, AfterValidator(https_origin)] | None = None
     directory: DirectoryForm = "off"
+    agent: AgentMetadata | None = None
+    resource: ResourceMetadata | None = None
 
     def to_issuer(self, name: str, alg: AlgStyle, max_age: float) -> Issuer:
         """Return it as the core has it; ``alg`` and ``max_age`` are those of [jwks]."""
         own_age = max_age if self.max_age is None else self.max_age
+        described = [each.documents() for each in (self.agent, self.resource) if each is not None]
+        metadata = MappingProxyType({name: members for each in described for name, members in each.items()})
         style = self.alg or alg
-        return Issuer(name, frozenset(self.hosts), self.keys, style, own_age, self.origin, directory=self.directory)
+        return Issuer(
+            name, frozenset(self.hosts), self.keys, style, own_age, self.origin, directory=self.directory, metadata=metadata
+        )
 
 
-def contradictions(issuers: Mapping[str, IssuerSection], max_age: float | None) -> Iterator[tuple[str, str, str]]:
+def contradictions(
+    issuers: Mapping[str, IssuerSection], max_age: float | None, alg: AlgStyle | None
+) -> Iterator[tuple[str, str, str]]:
     """Tell what issuers have that another has too, or that [jwks] does not allow: the issuer, the field, and what is wrong.
 
-    ``max_age`` is that of [jwks]; None where it is not known.
+    ``max_age`` and ``alg`` are those of [jwks]; None where they are not known.
     """
     taken: dict[str, str] = {}
     for name, section in issuers.items():
@@ -63,6 +73,17 @@ def contradictions(issuers: Mapping[str, IssuerSection], max_age: float | None) 
             taken[host] = name
         if section.origin is not None and section.origin.removeprefix("https://") not in section.hosts:
             yield name, "origin", "its host is none of the issuer's hosts, so nobody would find there what tokens say"
+        yield from _undescribable(name, section, section.alg or alg)
         if max_age is not None and section.max_age is not None and section.max_age > max_age:
             message = f"more than {text(max_age)}, which is jwks.max_age: how long a version is published before it signs depends on that"
             yield name, "max_age", message
+
+
+def _undescribable(name: str, section: IssuerSection, alg: AlgStyle | None) -> Iterator[tuple[str, str, str]]:
+    for field in ("agent", "resource"):
+        if getattr(section, field) is None:
+            continue
+        if section.origin is None:
+            yield name, field, "a document that says who the issuer is has to say its origin; add origin"
+        elif alg not in (None, "jose"):
+            yield name, field, 'AAuth takes only keys that name their algorithm in full; set alg = "jose" for this issuer'

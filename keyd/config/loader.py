@@ -370,7 +370,8 @@ class _Loader:
             if section is not None:
                 issuers[name] = section
         max_age = jwks.max_age if jwks is not None and self._sound(("jwks", "max_age")) else None
-        for name, field, message in issuer_contradictions(issuers, max_age):
+        alg = jwks.alg if jwks is not None and self._sound(("jwks", "alg")) else None
+        for name, field, message in issuer_contradictions(issuers, max_age, alg):
             self._problem(("issuers", name, field), message)
         return issuers
 

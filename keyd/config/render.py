@@ -34,7 +34,9 @@ def render(config: Config) -> str:
     tables.append(_table(("limits",), _rates(config.limits)))
     tables.append(_table(("policy",), config.policy))
     tables += [_table(("grants", name), _rates(grant.section)) for name, grant in config.grants.items()]
-    tables += [_table(("issuers", name), issuer) for name, issuer in sorted(config.issuers.items())]
+    tables += [
+        _table(("issuers", name), issuer.model_dump(exclude_none=True).items()) for name, issuer in sorted(config.issuers.items())
+    ]
     for name, profile in sorted(config.profiles.items()):
         if name not in BUILT_IN:
             tables.append(_table(("profiles", name), _profile_fields(profile)))

@@ -40,6 +40,7 @@ class Issuer:
         max_age: seconds that the set may be cached.
         origin: ``iss`` of the tokens that its keys sign: ``https://host``; None: they sign no agent tokens.
         directory: the form of the key directory of Web Bot Auth at these hosts.
+        metadata: the documents that say who it is (:mod:`keyd.core.documents`), by name: what the configuration adds to them.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Issuer:
     max_age: float
     origin: str | None = None
     directory: DirectoryForm = "off"
+    metadata: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     @cached_property
     def _matchers(self) -> tuple[globs.Matcher, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from keyd.core.decision import Audit, Decision
 from keyd.core.directories import Directories
+from keyd.core.documents import MAX_REVOKED_SIZE
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.planner import StepKind
@@ -64,6 +65,10 @@ class Metrics:
     def watch(self, keyring: Keyring, monitor: Monitor, publication: Publication) -> None:
         """Show, at each scrape, how many keys there are, which backends answer, and how large the JWK Sets are."""
         self.registry.register(_State(keyring, monitor, publication))
+
+    def watch_revoked(self, lists: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+        """Show, at each scrape, how long the lists of revoked tokens are: ``lists`` returns tokens and bytes by issuer."""
+        self.registry.register(_Revoked(lists))
 
     def watch_rotation(self, rotator: Rotator) -> None:
         """Show, at each scrape, how rotation is getting on."""
@@ -152,6 +157,22 @@ class _Sessions(Collector):
         yield GaugeMetricFamily(
             "keyd_sessions_not_renewed", "Those of them whose token could not be renewed the last time", value=failing
         )
+
+
+class _Revoked(Collector):
+    def __init__(self, lists: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+        self._lists = lists
+
+    def collect(self) -> Iterable[Metric]:
+        listed = GaugeMetricFamily("keyd_revoked_tokens", "Revoked tokens of an issuer that are not over", labels=("issuer",))
+        published = GaugeMetricFamily(
+            "keyd_revoked_tokens_published", "Whether the list of them is short enough to be published", labels=("issuer",)
+        )
+        for issuer, (number, size) in self._lists().items():
+            listed.add_metric((issuer,), number)
+            published.add_metric((issuer,), float(size <= MAX_REVOKED_SIZE))
+        yield listed
+        yield published
 
 
 class _Rotation(Collector):

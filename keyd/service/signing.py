@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from math import isinf
 
 from keyd.core import succession
-from keyd.core.errors import InvalidArgumentError, KeydError, SizeError
+from keyd.core.documents import Documents
+from keyd.core.errors import InvalidArgumentError, KeydError, KeyStateError, SizeError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
-from keyd.core.publication import Publication
+from keyd.core.publication import Issuer, Publication
 from keyd.core.sessions.signing import SessionSigner, SignedBySession
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.service import convert
@@ -35,12 +36,21 @@ _KINDS = {
 class SigningService:
     """Signs what agents send and tells them what they must know to send it."""
 
-    def __init__(self, keyring: Keyring, signer: Signer, sessions: SessionSigner, publication: Publication, guard: Guard) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        signer: Signer,
+        sessions: SessionSigner,
+        publication: Publication,
+        guard: Guard,
+        documents: Documents | None = None,
+    ) -> None:
         self._keyring = keyring
         self._signer = signer
         self._sessions = sessions
         self._publication = publication
         self._guard = guard
+        self._documents = documents
         self._states = KeyStates()
 
     async def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
@@ -138,6 +148,7 @@ class SigningService:
             etag=document.etag,
             max_age=convert.duration(document.max_age),
             issuers=[pb.Issuer(name=each.name, hosts=sorted(each.hosts)) for each in told],
+            documents=_beside(issuer, self._documents) if issuer and self._documents else (),
         )
 
     async def watch_keys(self, request: pb.WatchKeysRequest, call: Call) -> AsyncIterator[pb.WatchKeysResponse]:
@@ -203,6 +214,18 @@ def _response_of_session(signed: SignedBySession) -> pb.SignResponse:
         http_algorithm=signed.algorithm.http_name,
         jose_algorithm=signed.algorithm.value,
     )
+
+
+def _beside(issuer: Issuer, documents: Documents) -> Iterator[pb.WellKnownDocument]:
+    for name in documents.names(issuer):
+        answer = pb.WellKnownDocument(host=str(issuer.origin).removeprefix("https://"), name=name)
+        try:
+            document = documents.get(issuer, name)
+            answer.content, answer.etag = document.body, document.etag
+            answer.max_age.CopyFrom(convert.duration(document.max_age))
+        except KeyStateError as exc:
+            answer.failure = str(exc)
+        yield answer
 
 
 def _response(signed: Signed) -> pb.SignResponse:

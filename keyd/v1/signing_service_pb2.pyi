@@ -486,6 +486,7 @@ class GetJWKSResponse(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     MAX_AGE_FIELD_NUMBER: _builtins.int
     ISSUERS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
     document: _builtins.bytes
     """The JWK Set: JSON, UTF-8."""
     etag: _builtins.str
@@ -498,6 +499,10 @@ class GetJWKSResponse(_message.Message):
     def issuers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Issuer]:
         """With the set of all published keys, every configured issuer; with that of an issuer, this one."""
 
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___WellKnownDocument]:
+        """With the set of an issuer: what is served beside it at the host of its origin."""
+
     def __init__(
         self,
         *,
@@ -505,14 +510,59 @@ class GetJWKSResponse(_message.Message):
         etag: _builtins.str = ...,
         max_age: _duration_pb2.Duration | None = ...,
         issuers: _abc.Iterable[Global___Issuer] | None = ...,
+        documents: _abc.Iterable[Global___WellKnownDocument] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_age", b"max_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "etag", b"etag", "issuers", b"issuers", "max_age", b"max_age"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "documents", b"documents", "etag", b"etag", "issuers", b"issuers", "max_age", b"max_age"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetJWKSResponse: _TypeAlias = GetJWKSResponse  # noqa: Y015
+
+@_typing.final
+class WellKnownDocument(_message.Message):
+    """A document that says who an issuer is, or which of its tokens are revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """The host at which it is served, as in Issuer."""
+    name: _builtins.str
+    """Where: its name below `/.well-known/`."""
+    content: _builtins.bytes
+    """JSON, UTF-8. Empty where there is none now."""
+    etag: _builtins.str
+    """As in GetJWKSResponse."""
+    failure: _builtins.str
+    """Why there is none now; else empty."""
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """As in GetJWKSResponse."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        name: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        etag: _builtins.str = ...,
+        max_age: _duration_pb2.Duration | None = ...,
+        failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_age", b"max_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "etag", b"etag", "failure", b"failure", "host", b"host", "max_age", b"max_age", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WellKnownDocument: _TypeAlias = WellKnownDocument  # noqa: Y015
 
 @_typing.final
 class Issuer(_message.Message):

@@ -25,6 +25,7 @@ from keyd import backup as backups
 from keyd.config import Config
 from keyd.core.errors import StoreUnavailableError
 from keyd.core.model import KeyVersion
+from keyd.core.sessions.revocations import Revoked
 from keyd.core.store import CheckpointRow, Intent, SqlStore, dump, migrate
 from keyd.core.store.database import Sqlite
 from keyd.core.store.dump import DumpError
@@ -128,3 +129,18 @@ def test_a_writer_does_not_change_what_is_read(source: Config) -> None:
             writer.begin_version(Intent("born-now", 1, ""))
         assert connection.exec_driver_sql("SELECT count(*) FROM version_numbers").scalar_one() == before
     assert b"born-now" in made(source).members["tables/version_numbers.jsonl"]
+
+
+def test_revoked_tokens_are_in_a_backup(source: Config, shared: tuple[Config, Database], tmp_path: Path) -> None:
+    token = Revoked("https://agents.example", "one", START + 3600, START)
+    with closing(SqlStore(source.server.state_dir / "keyd.db")) as store:
+        store.revoke([token], START)
+    there, database = shared
+    backups.restore(there, passed_on(made(source)))
+    with closing(SqlStore.on_postgres(database.conninfo, replica_name="one")) as store:
+        found, change = store.revoked()
+        assert found == [token]
+        store.revoke([replace(token, token_id="two")], START)
+        assert [each.token_id for each in store.revoked(change)[0]] == ["two"], "changes are counted on"
+    with pytest.raises(DumpError, match="not empty"):
+        backups.restore(there, passed_on(made(source)))

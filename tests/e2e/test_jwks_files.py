@@ -21,6 +21,14 @@ hosts = ["keys.shop.example", "keys.shop.example:8443"]
 keys = ["shop-*"]
 alg = "omit"
 """
+PROVIDER = """
+[issuers.agents]
+hosts = ["agents.example", "spare.example"]
+keys = ["agents-*"]
+origin = "https://agents.example"
+[issuers.agents.agent]
+name = "Agents"
+"""
 
 
 @pytest.fixture
@@ -81,6 +89,32 @@ def test_the_tree_is_what_the_endpoint_serves(daemon: DaemonProcess, tmp_path: P
     )
     again = run(daemon, "--out", str(out))
     assert {line.split()[0] for line in again.stdout.splitlines()} == {"unchanged"}
+
+
+def test_what_is_served_beside_a_set_is_in_the_tree(tmp_path: Path) -> None:
+    daemon = DaemonProcess(sections=ISSUERS + PROVIDER).start()
+    try:
+        with daemon.admin() as admin:
+            admin.create_key("agents-1")
+        names = ("aauth-agent.json", "aauth-agent", "aauth-revoked-tokens.json")
+        done = run(daemon, "--out", f"{tmp_path}/all/", "--json")
+        told = {line["path"]: line for line in map(json.loads, done.stdout.splitlines())}
+        assert {path for path in told if "aauth" in path} == {f"agents.example/.well-known/{name}" for name in names}
+        for name in names:
+            content = (tmp_path / "all/agents.example/.well-known" / name).read_bytes()
+            assert content == served(daemon, f"/.well-known/{name}", "agents.example")
+            assert told[f"agents.example/.well-known/{name}"]["content_type"] == "application/json"
+        run(daemon, "--issuer", "agents", "--out", f"{tmp_path}/one/")
+        assert {path.name for path in (tmp_path / "one/.well-known").iterdir()} == {"jwks.json", *names}
+        daemon.stop()
+        daemon.config.write_text(daemon.config.read_text().replace('[issuers.agents.agent]\nname = "Agents"\n', ""))
+        daemon.start()
+        gone = run(daemon, "--out", f"{tmp_path}/all/").stdout.splitlines()
+        assert sorted(line for line in gone if "removed" in line) == [
+            f"removed agents.example/.well-known/{name}" for name in ("aauth-agent", "aauth-agent.json")
+        ]
+    finally:
+        daemon.close()
 
 
 def test_one_file(daemon: DaemonProcess, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ NEWER = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -49,7 +49,7 @@ def upgrade_by_a_later_release(store: SqlStore, directory: Path, oldest: str = "
     """Do what the start of a later release does, which has one migration more than this one."""
     migrations = directory / "migrations"
     shutil.copytree(Path(migrate.__file__).with_name("migrations"), migrations)
-    (migrations / "versions" / "0004_newer.py").write_text(NEWER)
+    (migrations / "versions" / "0005_newer.py").write_text(NEWER)
     config = Config()
     config.set_main_option("script_location", str(migrations))
     with store._database.migrating() as connection:
@@ -77,15 +77,15 @@ def test_a_keyd_of_the_release_before_starts_on_it_too(stores: Stores, tmp_path:
     second = stores.open("another")
     assert second.load().keys == (read,)
     second.update(read)
-    assert run(second, "SELECT version_num FROM alembic_version") == [("0004",)], "it is left as it is"
+    assert run(second, "SELECT version_num FROM alembic_version") == [("0005",)], "it is left as it is"
 
 
 def test_a_keyd_that_is_too_old_for_it_does_not_start_and_one_that_runs_writes_nothing(stores: Stores, tmp_path: Path) -> None:
     store = stores.open()
     store.register("one")
     read = add(store)
-    upgrade_by_a_later_release(store, tmp_path, oldest="0004")
-    reason = r"upgraded by a newer keyd; it needs one that knows schema 0004, and this one knows those up to 0003; upgrade keyd"
+    upgrade_by_a_later_release(store, tmp_path, oldest="0005")
+    reason = r"upgraded by a newer keyd; it needs one that knows schema 0005, and this one knows those up to 0004; upgrade keyd"
     with pytest.raises(StoreUnavailableError, match=reason):
         stores.open("another")
     calls = [lambda: store.update(read), lambda: add(store, new_key("other")), store.load, lambda: store.forget_handle(version())]

@@ -62,6 +62,7 @@ PUBLIC = {
     *(
         "backend",
         "compromise_reason",
+        "content",
         "delay",
         "digest",
         "directory",
@@ -70,6 +71,7 @@ PUBLIC = {
         "failure",
         "handle",
         "header",
+        "host",
         "hosts",
         "http_algorithm",
         "jose_algorithm",

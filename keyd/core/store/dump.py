@@ -142,7 +142,7 @@ def _need_empty(connection: Connection, database: Database, schema: str | None =
         )
     if "replicas" in names and registry.alive(connection, database.now, registry.ALIVE_FOR):
         raise DumpError("a daemon uses the database; stop every replica first")
-    for name in ("keys", "versions", "archive", "version_numbers", "audit_checkpoints"):
+    for name in ("keys", "versions", "archive", "version_numbers", "audit_checkpoints", "revoked_tokens"):
         if name in names and (count := connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()):  # noqa: S608
             raise DumpError(
                 f"the database is not empty (table {name} has {count} rows); move it away, nothing is ever overwritten"

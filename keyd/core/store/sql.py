@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 
 from keyd.core.errors import AlreadyExistsError, ConflictError, StoreUnavailableError
 from keyd.core.model import Key, KeyVersion
-from keyd.core.store import migrate, registry, rows, tables
+from keyd.core.sessions.revocations import Revoked
+from keyd.core.store import migrate, registry, revoked, rows, tables
 from keyd.core.store.database import Database, Sqlite
 from keyd.core.store.records import KEEP_CHECKPOINTS, CheckpointRow, Intent, Records
 
@@ -233,6 +234,19 @@ class SqlStore:
             connection.execute(update(tables.keys).where(tables.keys.c.name == version.key).values(change=change))
             self._database.announce(connection, change)
             return change
+
+    def revoke(self, tokens: Sequence[Revoked], now: float) -> None:
+        """Put tokens on the list of those that are revoked, and take those off that are over ``now``."""
+        with self._database.writing() as connection:
+            change = _next_change(connection)
+            revoked.add(connection, tokens, now, change)
+            self._database.announce(connection, change)
+
+    def revoked(self, after: int = 0) -> tuple[list[Revoked], int]:
+        """Return the tokens that were revoked after a change of that number, and the number of the newest change."""
+        with self._database.reading() as connection:
+            migrate.check(connection)
+            return revoked.load(connection, after), connection.execute(select(tables.changes.c.last)).scalar_one()
 
     def newest_checkpoint(self) -> CheckpointRow | None:
         """Return the newest checkpoint of the audit trail of this replica."""

@@ -131,3 +131,14 @@ intents = Table(
     Column("backend", String(64), nullable=False),
     Column("owner", String(64), nullable=False, server_default=""),
 )
+
+# Tokens that are no longer good although they are not over. ``change`` is the number of the change that added one.
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("issuer", String(512), primary_key=True),
+    Column("token_id", String(255), primary_key=True),
+    Column("expires_at", Float, nullable=False),
+    Column("revoked_at", Float, nullable=False),
+    Column("change", BigInteger, nullable=False),
+)
