@@ -127,6 +127,12 @@ class BindingError(RefusedError):
     reason = "BINDING"
 
 
+class ClaimsError(RefusedError):
+    """The token lacks claims that the profile wants one of its type to have."""
+
+    reason = "CLAIMS"
+
+
 class UnauthenticatedError(KeydError):
     """Who calls is not known."""
 

@@ -13,6 +13,7 @@ from keyd.core.binding import Signing
 from keyd.core.errors import (
     AlgorithmError,
     BindingError,
+    ClaimsError,
     CoverageError,
     FreshnessError,
     KeyIdError,
@@ -48,6 +49,7 @@ class Profile:
         max_jwt_lifetime: from now to ``exp``.
         jwt_lifetimes: by ``typ``, the same where it is less.
         jwt_types_with_cnf: types that need a claim ``cnf`` with a key or its thumbprint.
+        jwt_claims: by ``typ``, claims that have to be there and not be empty.
         require_jwt_kid: the header must have ``kid``.
         allow_eddsa: an ``Ed25519`` key also signs under the JOSE name ``EdDSA``, which RFC 9864 deprecates, except for
             ``aa-*`` types, which forbid it.
@@ -76,6 +78,7 @@ class Profile:
     max_jwt_lifetime: float = 86400.0
     jwt_lifetimes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     jwt_types_with_cnf: frozenset[str] = frozenset()
+    jwt_claims: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     require_jwt_kid: bool = False
     allow_eddsa: bool = True
 
@@ -91,6 +94,10 @@ _AAUTH = Profile(
     jwt_types=frozenset({"aa-agent+jwt", "aa-person+jwt", "aa-resource+jwt", "aa-auth+jwt"}),
     jwt_lifetimes=MappingProxyType({"aa-person+jwt": 3600.0, "aa-resource+jwt": 300.0, "aa-auth+jwt": 3600.0}),
     jwt_types_with_cnf=frozenset({"aa-agent+jwt", "aa-person+jwt", "aa-auth+jwt"}),
+    # What ties a resource token to the request that it answers. Not `scope`, which a companion of the draft may replace.
+    jwt_claims=MappingProxyType(
+        {"aa-resource+jwt": ("iss", "dwk", "aud", "jti", "ps", "sub", "presented_jti", "agent_jkt", "iat")}
+    ),
     require_jwt_kid=True,
     allow_eddsa=False,
 )
@@ -209,6 +216,7 @@ def check_jws(jws: JwsSigningInput, profile: Profile, *, algorithm: Algorithm, n
         FreshnessError: ``exp``, ``iat`` or ``nbf`` is missing, not a number, or outside of its window.
         KeyIdError: ``kid`` is missing.
         BindingError: ``cnf`` is missing or empty.
+        ClaimsError: another claim is missing or empty that a token of this type has.
     """
     _check_typ(jws.typ, profile)
     if profile.require_jwt_kid and jws.kid is None:
@@ -217,6 +225,7 @@ def check_jws(jws: JwsSigningInput, profile: Profile, *, algorithm: Algorithm, n
     expires = _check_exp(jws, profile, now, not_after)
     _check_iat_and_nbf(jws.claims, profile, now, expires)
     _check_cnf(jws, profile)
+    _check_claims(jws, profile)
 
 
 def signs_type(profile: Profile, typ: str) -> bool:
@@ -358,6 +367,13 @@ def _check_cnf(jws: JwsSigningInput, profile: Profile) -> None:
     confirmation = jws.claims.get("cnf")
     if not isinstance(confirmation, dict) or not (confirmation.get("jwk") or confirmation.get("jkt")):
         raise BindingError(f"profile {profile.name!r} wants a token of this type to have cnf, with the key of its holder")
+
+
+def _check_claims(jws: JwsSigningInput, profile: Profile) -> None:
+    required = [claims for typ, claims in profile.jwt_claims.items() if typ.lower() == (jws.typ or "").lower()]
+    missing = [name for claims in required for name in claims if jws.claims.get(name) in (None, "", [], {})]
+    if missing:
+        raise ClaimsError(f"profile {profile.name!r} wants a token of this type to have {', '.join(missing)}")
 
 
 def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:

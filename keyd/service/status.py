@@ -32,6 +32,7 @@ CODES: dict[type[errors.KeydError], grpc.StatusCode] = {
     errors.IssuerError: grpc.StatusCode.PERMISSION_DENIED,
     errors.AudienceError: grpc.StatusCode.PERMISSION_DENIED,
     errors.BindingError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ClaimsError: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.RateError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.AuditError: grpc.StatusCode.UNAVAILABLE,

@@ -16,6 +16,9 @@ TAG = frozenset({"TAG"})
 KEYID = frozenset({"KEYID"})
 FRESHNESS = frozenset({"FRESHNESS"})
 
+#: What ties a resource token to the request that it answers.
+RESOURCE_CLAIMS = ("iss", "dwk", "aud", "jti", "ps", "sub", "presented_jti", "agent_jkt", "iat")
+
 Parts = tuple[dict[str, Any], dict[str, Any]]
 Values = Callable[[Target, Parts, int, list[str], random.Random], list[bytes]]
 
@@ -36,6 +39,8 @@ def valid(target: Target, rng: random.Random, now: int) -> Parts:
         "jti": str(rng.randrange(10**9)),
     }
     claims["cnf"] = {"jwk": STRANGER}
+    if typ == "aa-resource+jwt":
+        claims |= {name: "x" for name in RESOURCE_CLAIMS if name not in claims}
     if rng.random() < 0.3:
         claims["aud"] = rng.choice([["https://a.example"], "https://a.example"])
         claims["note"] = '\u00e9 \u2028 \\ " \U0001f511'
@@ -253,6 +258,14 @@ ISSUER_TOKENS: Mapping[str, tuple[frozenset[str], Values]] = {
                 encode((parts[0], {**parts[1], "cnf": cnf}))
                 for cnf in (None, {}, [], "x", {"kid": "x"}, {"jwk": None}, {"jwk": {}}, {"jkt": ""})
             ]
+        ),
+    ),
+    "token: a resource token that is tied to no request": (
+        frozenset({"CLAIMS"}),
+        lambda t, parts, n, o, r: (
+            [encode((parts[0], {k: v for k, v in parts[1].items() if k != name})) for name in RESOURCE_CLAIMS]
+            if parts[0]["typ"] == "aa-resource+jwt"
+            else []
         ),
     ),
 }

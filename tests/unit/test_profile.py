@@ -10,7 +10,16 @@ import pytest
 
 from backends.api import Algorithm
 from keyd.core.binding import Signing
-from keyd.core.errors import AlgorithmError, BindingError, CoverageError, FreshnessError, KeyIdError, RefusedError, TagError
+from keyd.core.errors import (
+    AlgorithmError,
+    BindingError,
+    ClaimsError,
+    CoverageError,
+    FreshnessError,
+    KeyIdError,
+    RefusedError,
+    TagError,
+)
 from keyd.core.jws import JwsSigningInput
 from keyd.core.profile import BUILT_IN, Profile, check_base, check_jws
 from keyd.core.signature_base import DIRECTORY_TAG, parse
@@ -319,10 +328,11 @@ def test_refuses_field(components: str, parameters: str, profile: Profile, error
 
 SERVER = BUILT_IN["aauth-server"]
 CNF = {"cnf": {"jkt": "t"}}
+RESOURCE = dict.fromkeys(("iss", "dwk", "aud", "jti", "ps", "sub", "presented_jti", "agent_jkt"), "x") | {"iat": T}
 
 
 def test_each_type_has_its_own_longest_life() -> None:
-    for typ, seconds, claims in (("aa-resource+jwt", 300, {}), ("AA-auth+jwt", 3600, CNF), ("aa-agent+jwt", 86400, CNF)):
+    for typ, seconds, claims in (("aa-resource+jwt", 300, RESOURCE), ("AA-auth+jwt", 3600, CNF), ("aa-agent+jwt", 86400, CNF)):
         good = JwsSigningInput("Ed25519", typ, "kid", {"exp": T + seconds, **claims})
         check_jws(good, SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
         bad = replace(good, claims={"exp": T + seconds + 1, **claims})
@@ -338,8 +348,19 @@ def test_a_token_for_a_holder_names_its_key(cnf: dict[str, Any]) -> None:
             check_jws(bearer, SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
 
 
+@pytest.mark.parametrize("profile", ["aauth", "aauth-server"])
+@pytest.mark.parametrize("name", RESOURCE)
+def test_a_resource_token_is_tied_to_the_request_that_it_answers(name: str, profile: str) -> None:
+    for typ in ("aa-resource+jwt", "AA-Resource+JWT"):
+        good = JwsSigningInput("Ed25519", typ, "kid", {"exp": T + 60, **RESOURCE})
+        check_jws(good, BUILT_IN[profile], algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
+        without = replace(good, claims={claim: value for claim, value in good.claims.items() if claim != name})
+        with pytest.raises(ClaimsError, match=f"to have {name}$"):
+            check_jws(without, BUILT_IN[profile], algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
+
+
 def test_a_header_without_kid_is_refused_where_it_must_be_there() -> None:
-    jws = JwsSigningInput("Ed25519", "aa-resource+jwt", None, {"exp": T + 60})
+    jws = JwsSigningInput("Ed25519", "aa-resource+jwt", None, {"exp": T + 60, **RESOURCE})
     with pytest.raises(KeyIdError):
         check_jws(jws, SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
     check_jws(replace(jws, kid="k"), SERVER, algorithm=Algorithm.ED25519, now=NOW, not_after=math.inf)
