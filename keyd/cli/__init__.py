@@ -23,7 +23,9 @@ from keyd.cli import (
     policy,
     request,
     serve,
+    session,
     sign,
+    token,
 )
 from keyd.cli.options import DURATION, Connection
 from keyd.cli.root import Root
@@ -74,6 +76,8 @@ key.key.add_command(key_archive.archive)
 for command in key_rotation.COMMANDS:
     key.key.add_command(command)
 cli.add_command(key.key)
+cli.add_command(session.session)
+cli.add_command(token.token)
 cli.add_command(backend.backend)
 cli.add_command(audit.audit)
 cli.add_command(backup.backup)

@@ -34,3 +34,14 @@ def relative(at: float, now: float) -> str:
 def both(at: float, now: float) -> str:
     """Return a time as ``in 20 min (2027-01-31 12:00:00Z)``."""
     return f"{relative(at, now)} ({absolute(at)})"
+
+
+def rfc3339(at: float) -> str:
+    """Return seconds since the epoch as JSON has them: ``2027-01-31T12:00:00Z``, with a fraction where there is one."""
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_rfc3339(text: str) -> float:
+    """Return a time as seconds since the epoch; UTC where it says no zone. Raises ValueError."""
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""The blocking client for operators. It returns the messages of the API (``protos/keyd/v1``), which document themselves."""
+"""The blocking client for operators. It returns the messages of the API (``protos/keyd/v1``), which document themselves, and values."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any, TypedDict, Unpack
 
 import grpc
 
+from keyd.client import agent_tokens
 from keyd.client.calls import duration
 from keyd.client.channel import SyncChannel
+from keyd.client.model import ListedSession, RevokedToken
 from keyd.client.tls import TlsFiles
 from keyd.v1 import (
     audit_service_pb2,
@@ -16,6 +18,8 @@ from keyd.v1 import (
     backend_service_pb2,
     backend_service_pb2_grpc,
     key_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
     types_pb2,
 )
 from keyd.v1 import key_service_pb2 as pb
@@ -88,6 +92,7 @@ class AdminClient(SyncChannel):
         self._stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
         self._audit = audit_service_pb2_grpc.AuditServiceStub(self._channel)
         self._backends = backend_service_pb2_grpc.BackendServiceStub(self._channel)
+        self._sessions = session_service_pb2_grpc.SessionAdminServiceStub(self._channel)
 
     def create_key(self, name: str, **fields: Unpack[KeySpecFields]) -> pb.CreateKeyResponse:
         """Make a key and its first version, published and active at once."""
@@ -212,6 +217,35 @@ class AdminClient(SyncChannel):
         """Destroy the private key of a version, which cannot be undone; ``force`` also one that is still published."""
         request = pb.DestroyVersionRequest(name=name, version=version, force=force)
         return self._call(self._stub.DestroyVersion, request, retries=0)
+
+    def list_sessions(self, issuer_key: str = "") -> list[ListedSession]:
+        """Return the open sessions of this keyd, oldest first; with ``issuer_key``, only those of that key."""
+        request = session_service_pb2.ListSessionsRequest(issuer_key=issuer_key)
+        return [agent_tokens.listed_session(each) for each in self._call(self._sessions.ListSessions, request).sessions]
+
+    def revoke_session(self, name: str) -> list[RevokedToken]:
+        """End a session by its ``name``, with its sub-agents', and return its tokens, which are on the list of those revoked now."""
+        request = session_service_pb2.RevokeSessionRequest(session=name)
+        return [agent_tokens.revoked_token(each) for each in self._call(self._sessions.RevokeSession, request, retries=0).tokens]
+
+    def revoke_token(self, issuer: str, token_id: str, expires: float) -> RevokedToken:
+        """Put a token on the list of those revoked, until it is over. One that is there stays as it is, so it can be repeated.
+
+        Args:
+            issuer: its ``iss``.
+            token_id: its ``jti``.
+            expires: its ``exp``, in seconds since the epoch; at most 24 hours and a minute ahead.
+
+        Raises:
+            ValueError: ``expires`` is no such time.
+        """
+        request = agent_tokens.revoke_request(issuer, token_id, expires)
+        return agent_tokens.revoked_token(self._call(self._sessions.RevokeToken, request).token)
+
+    def revoked_tokens(self, issuer: str = "") -> list[RevokedToken]:
+        """Return the revoked tokens that are not over, in the order in which they end; with ``issuer``, only those with this ``iss``."""
+        request = session_service_pb2.ListRevokedTokensRequest(issuer=issuer)
+        return [agent_tokens.revoked_token(each) for each in self._call(self._sessions.ListRevokedTokens, request).tokens]
 
 
 def _spec(name: str, fields: KeySpecFields) -> pb.KeySpec:

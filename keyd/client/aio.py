@@ -11,17 +11,17 @@ from typing import Any, Self, TypeVar, cast
 import grpc
 import grpc.aio
 
-from keyd.client import calls
+from keyd.client import agent_tokens, calls
 from keyd.client.address import default_address, grpc_target
 from keyd.client.channel import OPTIONS
 from keyd.client.errors import KeydClientError, KeyStateError
 from keyd.client.inputs import InputKind, SignInput
-from keyd.client.model import JwkSet, KeyInfo, Signature
+from keyd.client.model import AgentToken, JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
 from keyd.client.stream import sign_stream
 from keyd.client.tls import RenewedChannel, TlsFiles, choose
+from keyd.v1 import session_service_pb2_grpc, signing_service_pb2_grpc
 from keyd.v1 import signing_service_pb2 as pb
-from keyd.v1 import signing_service_pb2_grpc
 
 Response = TypeVar("Response")
 
@@ -133,6 +133,25 @@ class AsyncClient:
     ) -> str:
         """As :meth:`keyd.client.Client.sign_jwt`."""
         return (await self._call(self._stub.SignJWT, calls.jwt_request(key, claims, typ, lifetime, kid))).token
+
+    async def issue_agent_token(
+        self,
+        issuer_key: str,
+        subject: str = "",
+        *,
+        key: str | None = None,
+        public_jwk: Mapping[str, Any] | str | None = None,
+        kind: str = "aauth",
+        lifetime: float | None = None,
+        claims: Mapping[str, Any] | None = None,
+        audiences: Iterable[str] = (),
+    ) -> AgentToken:
+        """As :meth:`keyd.client.Client.issue_agent_token`."""
+        request = agent_tokens.issue_request(
+            issuer_key, subject, key=key, public_jwk=public_jwk, kind=kind, lifetime=lifetime, claims=claims, audiences=audiences
+        )
+        stub = session_service_pb2_grpc.SessionServiceStub(cast("grpc.aio.Channel", self._channel))
+        return agent_tokens.agent_token(await self._call(stub.IssueAgentToken, request))
 
     async def jwks(self, key: str | None = None, *, issuer: str | None = None) -> dict[str, Any]:
         """As :meth:`keyd.client.Client.jwks`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -83,6 +83,83 @@ class WellKnownDocument:
     etag: str
     max_age: int
     failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentToken:
+    """An agent token for a key that is no session's.
+
+    Attributes:
+        token: in the compact form of RFC 7515; not in the repr.
+        token_id: its ``jti``.
+        kid: of the version that signed it.
+        expires: its ``exp``, in seconds since the epoch.
+        thumbprint: of the key that it binds, RFC 7638 SHA-256, base64url.
+        signature_key: value of the field Signature-Key that shows it, with the label ``sig``.
+    """
+
+    token: str = field(repr=False)
+    token_id: str
+    kid: str
+    expires: float
+    thumbprint: str
+    signature_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedToken:
+    """A token that is no longer good. Times in seconds since the epoch.
+
+    Attributes:
+        issuer: its ``iss``.
+        token_id: its ``jti``.
+        expires: its ``exp``, with which it leaves the list.
+        revoked: when it was revoked.
+    """
+
+    issuer: str
+    token_id: str
+    expires: float
+    revoked: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    """What operators see of a session: not its id, with which its owner signs, and not its token. Times in seconds since the epoch.
+
+    Attributes:
+        name: names it for operators; of no use for signing.
+        kind: ``aauth``, ``lumoauth`` or ``jkt-jwt``.
+        issuer_key: name of the key that signs its tokens.
+        issuer: ``iss`` of its tokens.
+        subject: ``sub`` of its tokens.
+        parent_agent: ``sub`` of the session of which it is a sub-agent's; else empty.
+        thumbprint: of its key, RFC 7638 SHA-256, base64url.
+        grant: name of the grant that allowed it.
+        principal: who opened it.
+        created: when it was opened.
+        last_used: when it was last used.
+        token_expires: ``exp`` of its token.
+        signatures: how many its key has made.
+        tokens: how many it has had.
+        renewal_error: why its token could not be renewed the last time; empty: it could.
+    """
+
+    name: str
+    kind: str
+    issuer_key: str
+    issuer: str
+    subject: str
+    parent_agent: str
+    thumbprint: str
+    grant: str
+    principal: str
+    created: float
+    last_used: float
+    token_expires: float
+    signatures: int
+    tokens: int
+    renewal_error: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 import grpc
 
-from keyd.client import calls, keys
+from keyd.client import agent_tokens, calls, keys
 from keyd.client.channel import SyncChannel
 from keyd.client.errors import KeydClientError, KeyStateError, refusal_behind
 from keyd.client.inputs import InputKind, SignInput, kind_of
-from keyd.client.model import JwkSet, KeyInfo, Signature
+from keyd.client.model import AgentToken, JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
 from keyd.client.tls import TlsFiles
+from keyd.v1 import session_service_pb2_grpc, signing_service_pb2_grpc
 from keyd.v1 import signing_service_pb2 as pb
-from keyd.v1 import signing_service_pb2_grpc
 
 Made = TypeVar("Made")
 
@@ -119,6 +119,39 @@ class Client(SyncChannel):
             kid: sign with this version; None for the active one.
         """
         return self._call(self._stub.SignJWT, calls.jwt_request(key, claims, typ, lifetime, kid)).token
+
+    def issue_agent_token(
+        self,
+        issuer_key: str,
+        subject: str = "",
+        *,
+        key: str | None = None,
+        public_jwk: Mapping[str, Any] | str | None = None,
+        kind: str = "aauth",
+        lifetime: float | None = None,
+        claims: Mapping[str, Any] | None = None,
+        audiences: Iterable[str] = (),
+    ) -> AgentToken:
+        """Have an agent token made for a key that is no session's.
+
+        Args:
+            issuer_key: name of the key that signs it.
+            subject: the agent's identifier; may be empty where the grant has exactly one.
+            key: name of the key in keyd that it binds. Either this or ``public_jwk``.
+            public_jwk: the public JWK of a key elsewhere, where the grant allows that.
+            kind: ``aauth`` or ``lumoauth``.
+            lifetime: in seconds; None: as long as the grant allows.
+            claims: further ones, of those that the grant lets the caller choose.
+            audiences: ``aud``, for ``lumoauth``.
+
+        Raises:
+            ValueError: an unknown ``kind``, or not exactly one of ``key`` and ``public_jwk``.
+        """
+        request = agent_tokens.issue_request(
+            issuer_key, subject, key=key, public_jwk=public_jwk, kind=kind, lifetime=lifetime, claims=claims, audiences=audiences
+        )
+        stub = session_service_pb2_grpc.SessionServiceStub(self._channel)
+        return agent_tokens.agent_token(self._call(stub.IssueAgentToken, request))
 
     def jwks(self, key: str | None = None, *, issuer: str | None = None) -> dict[str, Any]:
         """Return the JWK Set (RFC 7517 section 5) as it is published, of one key, of an issuer, or of all."""

@@ -12,7 +12,13 @@ from cli.fake_daemon import FakeDaemon, Run
 from click.testing import CliRunner, Result
 
 from keyd.cli import cli
-from keyd.v1 import audit_service_pb2_grpc, backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc
+from keyd.v1 import (
+    audit_service_pb2_grpc,
+    backend_service_pb2_grpc,
+    key_service_pb2_grpc,
+    session_service_pb2_grpc,
+    signing_service_pb2_grpc,
+)
 
 
 @pytest.fixture
@@ -24,6 +30,8 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaem
     signing_service_pb2_grpc.add_SigningServiceServicer_to_server(fake, server)
     backend_service_pb2_grpc.add_BackendServiceServicer_to_server(fake, server)
     audit_service_pb2_grpc.add_AuditServiceServicer_to_server(fake, server)
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(fake, server)
+    session_service_pb2_grpc.add_SessionAdminServiceServicer_to_server(fake, server)
     address = f"unix:{tmp_path}/keyd.sock"
     server.add_insecure_port(address)
     server.start()

@@ -17,9 +17,17 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from keyd.v1 import audit_service_pb2 as audit_pb
-from keyd.v1 import audit_service_pb2_grpc, backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc, types_pb2
+from keyd.v1 import (
+    audit_service_pb2_grpc,
+    backend_service_pb2_grpc,
+    key_service_pb2_grpc,
+    session_service_pb2_grpc,
+    signing_service_pb2_grpc,
+    types_pb2,
+)
 from keyd.v1 import backend_service_pb2 as backend_pb
 from keyd.v1 import key_service_pb2 as admin_pb
+from keyd.v1 import session_service_pb2 as session_pb
 from keyd.v1 import signing_service_pb2 as pb
 
 Run = Callable[..., Result]
@@ -35,6 +43,8 @@ class FakeDaemon(
     signing_service_pb2_grpc.SigningServiceServicer,
     backend_service_pb2_grpc.BackendServiceServicer,
     audit_service_pb2_grpc.AuditServiceServicer,
+    session_service_pb2_grpc.SessionServiceServicer,
+    session_service_pb2_grpc.SessionAdminServiceServicer,
 ):
     """Keeps keys in memory, records what it was asked, and fails when told to."""
 
@@ -46,6 +56,8 @@ class FakeDaemon(
         self.warnings: list[str] = []
         self.head = audit_pb.GetHeadResponse()
         self.planned = admin_pb.PlanRotationsResponse()
+        self.sessions: list[session_pb.SessionInfo] = []
+        self.revoked: list[session_pb.RevokedToken] = []
 
     def fail(self, code: grpc.StatusCode, reason: str, message: str, **metadata: str) -> None:
         """Answer every call with this error from now on; without a reason, as something that is not keyd would."""
@@ -215,6 +227,39 @@ class FakeDaemon(
         self._take(request, context)
         document = {"keys": [json.loads(version.public_jwk) for key in self.keys.values() for version in key.versions]}
         return pb.GetJWKSResponse(document=json.dumps(document).encode(), etag='"1"', max_age=Duration(seconds=300))
+
+    def ListSessions(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        return session_pb.ListSessionsResponse(sessions=self.sessions)
+
+    def RevokeSession(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        return session_pb.RevokeSessionResponse(tokens=self.revoked)
+
+    def RevokeToken(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        token = session_pb.RevokedToken(
+            issuer=request.issuer,
+            token_id=request.token_id,
+            expire_time=request.expire_time,
+            revoke_time=Timestamp(seconds=CREATED),
+        )
+        return session_pb.RevokeTokenResponse(token=token)
+
+    def ListRevokedTokens(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        return session_pb.ListRevokedTokensResponse(tokens=self.revoked)
+
+    def IssueAgentToken(self, request: Any, context: Any) -> Any:
+        self._take(request, context)
+        return session_pb.IssueAgentTokenResponse(
+            token="header.claims.signature",
+            token_id="jti-1",
+            kid="kid-1",
+            expire_time=Timestamp(seconds=CREATED + 60),
+            thumbprint="t" * 43,
+            signature_key='sig=jwt;jwt="header.claims.signature"',
+        )
 
     def SignBatch(self, request: Any, context: Any) -> Any:
         raise NotImplementedError

@@ -46,6 +46,8 @@ def test_the_commands_are_those_promised() -> None:
         *("policy", "policy check", "policy explain"),
         *("audit", "audit verify", "audit tail", "audit grep"),
         *("directory", "directory check"),
+        *("session", "session list", "session revoke"),
+        *("token", "token issue", "token revoke", "token list"),
         *("backup", "backup create", "backup verify", "backup restore"),
     }
 

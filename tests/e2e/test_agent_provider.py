@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import grpc
 import pytest
 from daemon_process import DaemonProcess
 
+from keyd.client import AsyncClient, InvalidRequest, NotFound
+from keyd.client.model import AgentToken
 from keyd.v1 import session_service_pb2, session_service_pb2_grpc
 
 CONFIG = f"""
@@ -53,12 +57,9 @@ def shared() -> Iterator[DaemonProcess]:
     daemon.close()
 
 
-def issue(daemon: DaemonProcess, key: str) -> session_service_pb2.IssueAgentTokenResponse:
-    request = session_service_pb2.IssueAgentTokenRequest(
-        issuer_key=key, subject=f"aauth:shop@{key.split('-')[0]}.example", public_jwk=FOREIGN
-    )
-    with grpc.insecure_channel(daemon.address) as channel:
-        return session_service_pb2_grpc.SessionServiceStub(channel).IssueAgentToken(request, timeout=20)
+def issue(daemon: DaemonProcess, key: str) -> AgentToken:
+    with daemon.client() as client:
+        return client.issue_agent_token(key, f"aauth:shop@{key.split('-')[0]}.example", public_jwk=FOREIGN)
 
 
 def verdicts(daemon: DaemonProcess, **case: Any) -> dict[str, Any]:
@@ -95,12 +96,52 @@ def test_neither_finds_keys_of_an_issuer_that_does_not_say_who_it_is(shared: Dae
 
 def test_a_verifier_that_reads_the_list_refuses_a_revoked_token(shared: DaemonProcess) -> None:
     issued, other = issue(shared, "agents-1"), issue(shared, "agents-1")
-    request = session_service_pb2.RevokeTokenRequest(
-        issuer="https://agents.example", token_id=issued.token_id, expire_time=issued.expire_time
-    )
-    with grpc.insecure_channel(shared.address) as channel:
-        session_service_pb2_grpc.SessionAdminServiceStub(channel).RevokeToken(request, timeout=20)
+    with shared.admin() as admin:
+        revoked = admin.revoke_token("https://agents.example", issued.token_id, issued.expires)
+        assert admin.revoked_tokens("https://agents.example") == [revoked]
+        assert admin.revoked_tokens("https://undescribed.example") == []
     found = verdicts(shared, token=issued.token)
     assert found["aauth"] == "refused: revoked_jwt"
     assert found["introspection-aauth"].startswith("verified"), "it does not look; that is what the docs say of the list"
     assert verdicts(shared, token=other.token)["aauth"].startswith("verified")
+
+
+def test_the_list_survives_a_restart_and_operators_end_sessions() -> None:
+    daemon = DaemonProcess(sections=CONFIG).start()
+    try:
+        with daemon.admin() as admin, grpc.insecure_channel(daemon.address) as channel:
+            admin.create_key("agents-1", purposes=["jwt"], profile="aauth")
+            sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+            request = session_service_pb2.OpenSessionRequest(issuer_key="agents-1", subject="aauth:shop@agents.example")
+            opened = sessions.OpenSession(request, timeout=20).session
+            (listed,) = admin.list_sessions("agents-1")
+            assert (listed.subject, listed.thumbprint, listed.kind) == (opened.subject, opened.thumbprint, "aauth")
+            assert opened.id not in repr(listed)
+            assert admin.list_sessions("other") == []
+            (revoked,) = admin.revoke_session(listed.name)
+            assert (revoked.issuer, revoked.token_id) == ("https://agents.example", opened.token_id)
+            assert admin.list_sessions() == []
+            with pytest.raises(NotFound):
+                admin.revoke_session(listed.name)
+            with pytest.raises(InvalidRequest):
+                admin.revoke_token("https://agents.example", "late", time.time() + 2 * 86400)
+        daemon.stop()
+        daemon.start()
+        command = [sys.executable, "-m", "keyd", "token", "list", "--address", daemon.address, "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert [each["token_id"] for each in json.loads(ran.stdout)["tokens"]] == [opened.token_id]
+    finally:
+        daemon.close()
+
+
+async def test_the_async_client_issues_the_same(shared: DaemonProcess) -> None:
+    async with AsyncClient(shared.address) as client:
+        issued = await client.issue_agent_token(
+            "agents-1", "aauth:shop@agents.example", public_jwk=json.loads(FOREIGN), lifetime=600
+        )
+        assert issued.signature_key == f'sig=jwt;jwt="{issued.token}"'
+        assert issued.token not in repr(issued)
+        assert 590 < issued.expires - time.time() < 601
+        for wrong in ({}, {"key": "agents-1", "public_jwk": FOREIGN}, {"key": "agents-1", "kind": "other"}):
+            with pytest.raises(ValueError, match=r"exactly one|kind is one of"):
+                await client.issue_agent_token("agents-1", **wrong)  # type: ignore[arg-type]
