@@ -178,7 +178,6 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     await keyring.start()
     fleet.keep_time(keyring)
     revocations = Revocations(fleet.clock, store)
-    await revocations.refresh()
     kept = await audit.start(config, keyring, store, fleet.clock, stack)
 
     metrics = Metrics()
@@ -195,6 +194,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     directories = Directories(publication, keyring, DirectorySigner(keyring, guard, fleet.check_signing))
     documents = Documents(fleet.clock, revocations)
     revocations.on_change = lambda: documents.warn_of_size(publication.rules.issuers.values())
+    await revocations.refresh()
 
     async def report() -> None:
         await front.report({name: monitor.answers(name) for name in runners})

@@ -15,6 +15,7 @@ from keyd.cli.publish_program import Program
 from keyd.cli.publish_tree import Tree, TreeError
 from keyd.cli.publish_watch import Publisher
 from keyd.client import JwkSet
+from keyd.client.model import WellKnownDocument
 
 ONE, TWO = "keys/a/jwks.json", "keys/b/jwks.json"
 
@@ -114,3 +115,14 @@ def test_a_record_of_others_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / ".keyd-not-passed-on.json").write_text(content)
     with pytest.raises(TreeError, match="not as keyd wrote it"):
         Program(tmp_path / "upload", tmp_path, is_tree=True)
+
+
+def test_a_document_that_there_is_not_now_stays_as_it_was_written_last() -> None:
+    fetched = Fetched()
+    there = WellKnownDocument("a.example", "aauth-agent.json", b"{}", '"1"', 60)
+    away = WellKnownDocument("a.example", "aauth-revoked-tokens.json", b"", "", 0, "too many")
+    fetched.add_documents(JwkSet(b'{"keys":[]}', '"2"', 60, {}, (there, away)), lambda host: f"{host}/")
+    assert set(fetched.files) == {"a.example/.well-known/aauth-agent.json"}
+    assert fetched.kept == {"a.example/.well-known/aauth-revoked-tokens.json"}
+    ((text, code),) = fetched.failures
+    assert (text.endswith("stays as it was written last: too many"), code) == (True, 5)
