@@ -9,6 +9,7 @@ The adapters for other libraries are modules of their own, so that importing thi
 
 from keyd.client.admin import AdminClient
 from keyd.client.aio import AsyncClient
+from keyd.client.aio_session import AsyncSession
 from keyd.client.errors import (
     AlreadyExists,
     ApprovalNeeded,
@@ -25,7 +26,8 @@ from keyd.client.errors import (
 )
 from keyd.client.inputs import InputKind, SignInput
 from keyd.client.keys import ECKey, Ed25519Key, RSAKey
-from keyd.client.model import JwkSet, KeyInfo, Signature, VersionInfo
+from keyd.client.model import JwkSet, KeyInfo, SessionInfo, Signature, VersionInfo
+from keyd.client.session import Session
 from keyd.client.sync import Client
 from keyd.client.tls import TlsFiles
 
@@ -33,6 +35,7 @@ __all__ = [
     "AdminClient",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncSession",
     "Client",
     "DeadlineExceeded",
     "ECKey",
@@ -49,6 +52,8 @@ __all__ = [
     "PermissionDenied",
     "RSAKey",
     "ResourceExhausted",
+    "Session",
+    "SessionInfo",
     "SignInput",
     "Signature",
     "TlsFiles",

@@ -6,18 +6,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import grpc
 import grpc.aio
 
 from keyd.client import agent_tokens, calls
 from keyd.client.address import default_address, grpc_target
+from keyd.client.aio_session import AsyncSession
 from keyd.client.channel import OPTIONS
 from keyd.client.errors import KeydClientError, KeyStateError
 from keyd.client.inputs import InputKind, SignInput
 from keyd.client.model import AgentToken, JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
+from keyd.client.session_state import SessionFields, Wanted
 from keyd.client.stream import sign_stream
 from keyd.client.tls import RenewedChannel, TlsFiles, choose
 from keyd.v1 import session_service_pb2_grpc, signing_service_pb2_grpc
@@ -56,6 +58,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         self._stub = signing_service_pb2_grpc.SigningServiceStub(cast("grpc.aio.Channel", self._channel))
+        self._clock = clock
         self._cache = calls.KeyCache(clock)
 
     async def close(self) -> None:
@@ -176,6 +179,21 @@ class AsyncClient:
                 await asyncio.sleep(attempts.pause_after(exc))
             finally:
                 call.cancel()
+
+    async def open_session(
+        self,
+        issuer_key: str,
+        subject: str | None = None,
+        *,
+        parent: AsyncSession | None = None,
+        **fields: Unpack[SessionFields],
+    ) -> AsyncSession:
+        """As :meth:`keyd.client.Client.open_session`."""
+        wanted = Wanted.of(issuer_key, subject, fields)
+        channel = cast("grpc.aio.Channel", self._channel)
+        session = AsyncSession(channel, self._call, self._endless, self._clock, wanted, parent)
+        await session.info()
+        return session
 
     async def _build_and_sign(self, info: KeyInfo, build: Callable[[KeyInfo], bytes]) -> tuple[Signature, KeyInfo]:
         kid = calls.active_version(info).kid

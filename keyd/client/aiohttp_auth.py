@@ -1,4 +1,5 @@
-"""Signs the requests of aiohttp 3.12 and newer: ``ClientSession(middlewares=[keyd_middleware(client, "agent")])``."""
+"""Signs the requests of aiohttp 3.12 and newer: ``ClientSession(middlewares=[keyd_middleware(client, "agent")])``,
+or ``keyd_middleware(session)``."""
 
 from __future__ import annotations
 
@@ -8,17 +9,21 @@ import aiohttp
 from aiohttp.payload import BytesPayload
 
 from keyd.client.aio import AsyncClient
-from keyd.client.http import OutgoingRequest, SignatureOptions, sign_request_async
+from keyd.client.aio_session import AsyncSession
+from keyd.client.http import OutgoingRequest, SignatureOptions
+from keyd.client.session_http import sign_outgoing_async
 
 
-def keyd_middleware(client: AsyncClient, key: str, **options: Unpack[SignatureOptions]) -> aiohttp.ClientMiddlewareType:
-    """Return a client middleware that signs each request with a key in keyd (RFC 9421), redirected ones anew.
+def keyd_middleware(
+    client: AsyncClient | AsyncSession, key: str | None = None, **options: Unpack[SignatureOptions]
+) -> aiohttp.ClientMiddlewareType:
+    """Return a client middleware that signs each request with a key in keyd, or a session (RFC 9421), redirected ones anew.
 
     Put it last in ``middlewares``: what runs after it must not change what is covered.
 
     Args:
-        client: asks keyd.
-        key: name of the key.
+        client: asks keyd; or a session of it.
+        key: name of the key; none with a session.
         options: see :class:`keyd.client.http.SignatureOptions`.
 
     Raises:
@@ -28,7 +33,7 @@ def keyd_middleware(client: AsyncClient, key: str, **options: Unpack[SignatureOp
 
     async def sign(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         outgoing = OutgoingRequest(request.method, str(request.url), request.headers.items(), await _body(request))
-        request.headers.update(await sign_request_async(client, key, outgoing, options))
+        request.headers.update(await sign_outgoing_async(client, key, outgoing, options))
         return await handler(request)
 
     return sign

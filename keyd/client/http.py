@@ -48,6 +48,10 @@ class SignatureOptions(TypedDict, total=False):
         fields: header fields to set on each request before it is signed, by name; they replace its own.
         digest_algorithm: of Content-Digest, ``sha-256`` (the default) or ``sha-512``.
         clock: seconds since the epoch, for ``created``.
+        base64url: of sessions only: True writes the signature as ``aauth`` 0.5 and ``aauth-signing`` 0.2 read it, in base64url.
+
+    With a session, ``components`` are further ones, ``expires`` and ``nonce`` are sent only when asked for, and ``label``, ``tag``,
+    ``include_alg`` and ``thumbprint`` are errors: AAuth says what they are.
     """
 
     components: Sequence[str]
@@ -60,6 +64,7 @@ class SignatureOptions(TypedDict, total=False):
     fields: Mapping[str, str]
     digest_algorithm: str
     clock: Callable[[], float]
+    base64url: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +119,14 @@ class _Signing:
 
     def __init__(self, request: OutgoingRequest, **options: Unpack[SignatureOptions]) -> None:
         self._options = options
-        headers: dict[str, str] = {}
-        for name, value in request.headers:  # lines of one name count as one value, RFC 9421 section 2.1
-            known = headers.get(name.lower())
-            headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
+        if "base64url" in options:
+            raise ValueError("base64url is for sessions; named keys sign as RFC 9421 says")
+        headers = field_values(request.headers)
         self._added = dict(options.get("fields", {}))
         if request.body:
             self._added["Content-Digest"] = content_digest(request.body, options.get("digest_algorithm", "sha-256"))
         headers.update({name.lower(): value for name, value in self._added.items()})
-        self._message = _Message(request.method.upper(), _effective_url(request.url, headers.get("host")), headers)
+        self._message = _Message(request.method.upper(), effective_url(request.url, headers.get("host")), headers)
         self._components = _covered(self._message, options.get("components"), has_body=bool(request.body))
 
     def build(self, info: KeyInfo) -> bytes:
@@ -162,7 +166,16 @@ def _covered(message: _Message, components: Sequence[str] | None, *, has_body: b
     return (*components, "content-digest") if has_body and not digested else tuple(components)
 
 
-def _effective_url(url: str, host: str | None) -> str:
+def field_values(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the fields of a request by name in lower case. Lines of one name count as one value, RFC 9421 section 2.1."""
+    headers: dict[str, str] = {}
+    for name, value in lines:
+        known = headers.get(name.lower())
+        headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
+    return headers
+
+
+def effective_url(url: str, host: str | None) -> str:
     """Return the URL that the server sees: RFC 9421 section 2.2.3 wants the host in lower case and no default port.
 
     Args:

@@ -207,3 +207,54 @@ class KeyInfo:
     purposes: frozenset[str]
     active: VersionInfo | None
     versions: tuple[VersionInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as it is now: a key in keyd's memory, and the token that binds it. Times are seconds since the epoch.
+
+    Attributes:
+        id: names it to keyd; a secret, like the token not in the repr.
+        kind: ``aauth``, ``lumoauth`` or ``jkt-jwt``.
+        issuer_key: name of the key that signs its tokens.
+        issuer: ``iss`` of its tokens.
+        subject: ``sub`` of its tokens, the agent's identifier; empty for ``jkt-jwt``.
+        parent_agent: ``sub`` of the session of which it is a sub-agent's; else empty.
+        http_algorithm: of the session key, such as ``ed25519``.
+        jose_algorithm: of the session key, such as ``Ed25519``.
+        public_jwk: the public session key, a JWK as JSON.
+        thumbprint: its RFC 7638 SHA-256 thumbprint, base64url without padding.
+        token: the token that is good now, compact.
+        token_id: ``jti`` of the token.
+        token_kid: kid of the version that signed the token.
+        token_expires: ``exp`` of the token.
+        renew_time: when keyd makes the next token. The session key stays; a token that was replaced is good until its own end.
+        signature_key: value of the field Signature-Key, with the label ``sig``.
+        agent_auth: value of the field Agent-Auth, for ``lumoauth``; else empty.
+        profile: name of the profile that what is signed must meet.
+    """
+
+    id: str = field(repr=False)
+    kind: str
+    issuer_key: str
+    issuer: str
+    subject: str
+    parent_agent: str
+    http_algorithm: str
+    jose_algorithm: str
+    public_jwk: str
+    thumbprint: str
+    token: str = field(repr=False)
+    token_id: str
+    token_kid: str
+    token_expires: float
+    renew_time: float
+    signature_key: str = field(repr=False)
+    agent_auth: str = field(repr=False)
+    profile: str
+
+    @property
+    def jwk(self) -> dict[str, Any]:
+        """The public session key (RFC 7517), a new dict each time."""
+        jwk: dict[str, Any] = json.loads(self.public_jwk)
+        return jwk

@@ -1,4 +1,4 @@
-"""Signs the requests of requests: ``requests.get(url, auth=KeydAuth(client, "agent"))``."""
+"""Signs the requests of requests: ``requests.get(url, auth=KeydAuth(client, "agent"))``, or ``KeydAuth(session)``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Unpack
 import requests
 import requests.auth
 
-from keyd.client.http import OutgoingRequest, SignatureOptions, sign_request
+from keyd.client.http import OutgoingRequest, SignatureOptions
+from keyd.client.session import Session
+from keyd.client.session_http import sign_outgoing
 from keyd.client.sync import Client
 
 
 class KeydAuth(requests.auth.AuthBase):
-    """Signs each request with a key in keyd (RFC 9421).
+    """Signs each request with a key in keyd, or a session (RFC 9421).
 
     requests sends a redirected request with the signature of the first one, which does not fit it: pass ``allow_redirects=False``
     and send a request of your own.
 
     Args:
-        client: asks keyd.
-        key: name of the key.
+        client: asks keyd; or a session of it.
+        key: name of the key; none with a session.
         options: see :class:`keyd.client.http.SignatureOptions`.
 
     Raises:
@@ -27,7 +29,7 @@ class KeydAuth(requests.auth.AuthBase):
         ValueError: by the request, when its body is a stream.
     """
 
-    def __init__(self, client: Client, key: str, **options: Unpack[SignatureOptions]) -> None:
+    def __init__(self, client: Client | Session, key: str | None = None, **options: Unpack[SignatureOptions]) -> None:
         self._client = client
         self._key = key
         self._options = options
@@ -40,7 +42,7 @@ class KeydAuth(requests.auth.AuthBase):
         if isinstance(r.body, str):
             r.body = body  # what is sent shall be what was hashed, whatever encoding the layers below would choose
         request = OutgoingRequest(r.method, r.url, [(name, _text(value)) for name, value in r.headers.items()], body)
-        r.headers.update(sign_request(self._client, self._key, request, self._options))
+        r.headers.update(sign_outgoing(self._client, self._key, request, self._options))
         return r
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import grpc
 
@@ -14,6 +14,8 @@ from keyd.client.errors import KeydClientError, KeyStateError, refusal_behind
 from keyd.client.inputs import InputKind, SignInput, kind_of
 from keyd.client.model import AgentToken, JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
+from keyd.client.session import Session
+from keyd.client.session_state import SessionFields, Wanted
 from keyd.client.tls import TlsFiles
 from keyd.v1 import session_service_pb2_grpc, signing_service_pb2_grpc
 from keyd.v1 import signing_service_pb2 as pb
@@ -52,6 +54,7 @@ class Client(SyncChannel):
     ) -> None:
         super().__init__(address, timeout=timeout, retries=retries, tls=tls, credentials=credentials)
         self._stub = signing_service_pb2_grpc.SigningServiceStub(self._channel)
+        self._clock = clock
         self._cache = calls.KeyCache(clock)
 
     def key_info(self, key: str, *, refresh: bool = False) -> KeyInfo:
@@ -223,6 +226,23 @@ class Client(SyncChannel):
         except KeyStateError:
             self.key_info(key, refresh=True)
             return _use(use, self.private_key(key))
+
+    def open_session(
+        self, issuer_key: str, subject: str | None = None, *, parent: Session | None = None, **fields: Unpack[SessionFields]
+    ) -> Session:
+        """Open a session: a new key in keyd's memory, and a token by ``issuer_key`` that binds it. A grant has to allow it.
+
+        Args:
+            issuer_key: name of the key that signs the tokens.
+            subject: the agent's identifier; may be left out where the grant has exactly one.
+            parent: a session of this client; the new one is for a sub-agent of it, and ends with it.
+            fields: see :class:`keyd.client.session_state.SessionFields`.
+
+        Raises:
+            ValueError: there is no such kind or algorithm.
+        """
+        wanted = Wanted.of(issuer_key, subject, fields)
+        return Session(self._channel, self._call, self._endless, self._clock, wanted, parent)
 
     def _build_and_sign(self, info: KeyInfo, build: Callable[[KeyInfo], bytes]) -> tuple[Signature, KeyInfo]:
         kid = calls.active_version(info).kid
