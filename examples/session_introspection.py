@@ -1,0 +1,27 @@
+"""A session with the library introspection-aauth, which signs the request and shows the token."""
+
+import os
+import sys
+import time
+
+import httpx
+from introspection_aauth.protocol import httpsig
+
+from keyd.client import Client, KeydClientError
+from keyd.client.introspection_keys import KeydSigningKey
+
+issuer_key, agent_id, url = os.environ["KEYD_ISSUER_KEY"], os.environ["AGENT_ID"], os.environ["RESOURCE_URL"]
+
+
+def signed(key, info):
+    return httpsig.sign(KeydSigningKey(key), info.signature_key, "GET", url, created=int(time.time()))
+
+
+try:
+    with Client() as client, client.open_session(issuer_key, agent_id) as session:
+        headers = session.with_private_key(signed)
+except KeydClientError as refusal:
+    sys.exit(f"keyd signed nothing: {refusal}")
+response = httpx.get(url, headers=headers)
+print(f"{agent_id} sent a request to {url}: {response.status_code} {response.text}")
+sys.exit(not response.is_success)

@@ -1,0 +1,1 @@
+"""An agent's hours with sessions: `make sessions`, and its short form."""

@@ -1,0 +1,1 @@
+"""Resources that verify with the libraries themselves. Runs in the environment `peers`, without keyd."""
