@@ -7,7 +7,7 @@ NODE   := examples/typescript
 NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples bench-stores bench-cost bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -46,6 +46,9 @@ lifecycle: $(VENV)/test.stamp $(VENV)/keyd.stamp ## the invariants of the lifecy
 
 examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp $(NPM_PEERS) ## run every example and every client library, and print what verified what
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/pytest -n 2 -q -p examples_table tests/examples $(ARGS)
+
+sessions: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## agents whose issuer keys are in OpenBao and SoftHSM, and how often these have to sign; REQUESTS= of each
+	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m sessions --requests $(or $(REQUESTS),10000) $(ARGS)
 
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/stores.py --seconds 1.2 --rounds 5 $(ARGS)

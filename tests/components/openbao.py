@@ -52,12 +52,19 @@ storage "raft" {{
   node_id = "one"
   performance_multiplier = 1
 }}"""
+_AUDIT = """
+audit "file" "file" {{
+  options {{
+    file_path = "{directory}/audit.log"
+  }}
+}}
+"""
 
 
 class OpenBao(Server):
-    """One server with a Unix socket, a plain port and a TLS port."""
+    """One server with a Unix socket, a plain port and a TLS port. With ``audited``, ``audit.log`` has what it is asked, a JSON object a line."""
 
-    def __init__(self, directory: Path, *, durable: bool = False) -> None:
+    def __init__(self, directory: Path, *, durable: bool = False, audited: bool = False) -> None:
         self.directory = directory
         self.authority = Authority(directory)
         self.authority.issue("server", server=True)
@@ -71,7 +78,8 @@ class OpenBao(Server):
         if durable:
             (directory / "data").mkdir()
             storage = _ON_DISK.format(directory=directory)
-        super().__init__(directory, _CONFIG.format(directory=directory, storage=storage, port=port, tls_port=tls_port))
+        config = _CONFIG + _AUDIT if audited else _CONFIG
+        super().__init__(directory, config.format(directory=directory, storage=storage, port=port, tls_port=tls_port))
         self.initialise()
 
     @property

@@ -1,4 +1,4 @@
-"""The daemon, but its clock is the one in $KEYD_TEST_CLOCK, and it looks after its sessions more often."""
+"""The daemon, but its clock is the one in $KEYD_TEST_CLOCK, and it looks after sessions and backends more often."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from keyd import app
 from keyd.cli import main
 from keyd.config import Config
+from keyd.core import monitor
 from keyd.core.clock import Clock
 from keyd.core.sessions import book
 from sessions.clock import SharedClock
@@ -24,6 +25,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
 
 app.start = start
 book.INTERVAL = 0.02
+monitor.INTERVAL = 0.2
 if __name__ == "__main__":
     sys.argv[0] = "keyd"
     main()
