@@ -27,6 +27,7 @@ SECTIONS = """
 hosts = ["agents.example"]
 keys = ["agents", "lumo"]
 origin = "https://agents.example"
+[issuers.agents.agent]
 [grants.admin]
 principals = [{{ uid = {uid} }}]
 keys = ["*"]

@@ -47,6 +47,7 @@ _STORE = """
 hosts = ["{issuer_key}.example"]
 keys = ["{issuer_key}"]
 origin = "https://{issuer_key}.example"
+[issuers.{issuer_key}.agent]
 [grants.{issuer_key}]
 principals = [{{ uid = {uid} }}]
 authorities = {authorities}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -54,10 +53,7 @@ class Web:
                 return 200, {"content-type": "application/json"}, self._metadata[parts.netloc]
             self.fetches[parts.path] += 1
             status, headers, body = self._fetch(parts.netloc, parts.path)
-            if parts.path == METADATA:
-                if status == 404:  # a keyd that serves no such document for this issuer
-                    document = {"issuer": f"https://{parts.netloc}", "jwks_uri": f"https://{parts.netloc}{JWKS}"}
-                    status, headers, body = 200, {"content-type": "application/json"}, json.dumps(document).encode()
+            if parts.path == METADATA and status == 200:
                 self._metadata[parts.netloc] = body
             return status, headers, body
 
