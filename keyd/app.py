@@ -217,7 +217,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
         guard,
         agents={
             _SIGNING: SigningService(keyring, signer, session_signer, publication, guard, documents),
-            _SESSIONS: SessionService(sessions, issuer),
+            _SESSIONS: SessionService(sessions),
         },
         operators={
             _KEYS: KeyService(keyring, daemon.defaults, guard, rotator),

@@ -125,7 +125,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     book = SessionBook(ring, guard, issuer, revocations)
     inner = {
         "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), SessionSigner(ring, guard, book), publication, guard),
-        "sessions": SessionService(book, issuer),
+        "sessions": SessionService(book),
         "session_admin": for_operators(SERVICES["session_admin"], SessionAdminService(book, revocations, clock), guard),
         "keys": for_operators(SERVICES["keys"], KeyService(ring, defaults, guard, Rotator(ring, Rules())), guard),
         "backends": for_operators(

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from keyd.core.errors import AuditError
 from keyd.core.guard import Guard, finish
+from keyd.core.sessions.session import SESSION_NAME
 from keyd.service.admission import methods
 from keyd.service.call import Call
 from keyd.v1.key_service_pb2 import PlanRotationsRequest
@@ -86,7 +87,10 @@ def _key(request: Message) -> str | None:
 def _about(request: Message) -> str:
     """Return what a call is about that names no key: a session or a token."""
     if isinstance(request, RevokeSessionRequest):
-        return f" for session {request.session[:_LONGEST_ID]}"
+        # What is no name may be the id of a session, with which its owner signs.
+        return (
+            f" for session {request.session}" if SESSION_NAME.fullmatch(request.session) else " for a session, by no name of one"
+        )
     if isinstance(request, RevokeTokenRequest):
         return f" for token {request.token_id[:_LONGEST_ID]} of {request.issuer[:_LONGEST_ID]}"
     return ""

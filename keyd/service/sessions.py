@@ -12,7 +12,6 @@ from keyd.core.errors import InvalidArgumentError
 from keyd.core.sessions import issuing, tokens
 from keyd.core.sessions.book import SessionBook
 from keyd.core.sessions.grant import SessionKind
-from keyd.core.sessions.issuing import TokenIssuer
 from keyd.core.sessions.revocations import Revocations, Revoked
 from keyd.core.sessions.session import Session
 from keyd.core.sessions.signing import PROFILES
@@ -34,9 +33,8 @@ _LONGEST_ID = 256
 class SessionService:
     """Opens sessions, tells of them, and ends them; each caller its own."""
 
-    def __init__(self, book: SessionBook, issuer: TokenIssuer) -> None:
+    def __init__(self, book: SessionBook) -> None:
         self._book = book
-        self._issuer = issuer
 
     async def open_session(self, request: pb.OpenSessionRequest, call: Call) -> pb.OpenSessionResponse:
         """Open a session."""
@@ -83,9 +81,8 @@ class SessionService:
         which = request.WhichOneof("bound")
         if which is None:
             raise InvalidArgumentError("set one of key and public_jwk: what the token shall bind")
-        foreign = which == "public_jwk"
-        bound = tokens.foreign(request.public_jwk) if foreign else self._issuer.bound_key(call.principal, request.key)
-        token = await self._book.issue(call.principal, wanted, bound, foreign=foreign, within=call.seconds_left())
+        key = tokens.foreign(request.public_jwk) if which == "public_jwk" else request.key
+        token, bound = await self._book.issue(call.principal, wanted, key, within=call.seconds_left())
         return pb.IssueAgentTokenResponse(
             token=token.text,
             token_id=token.token_id,

@@ -14,7 +14,7 @@ import structlog
 
 from backends.api import Algorithm
 from keyd.core.decision import Decision
-from keyd.core.errors import AuditError, GrantError, KeydError, OverloadedError, SessionError
+from keyd.core.errors import AuditError, GrantError, KeydError, KeyStateError, OverloadedError, SessionError
 from keyd.core.guard import Guard, finish
 from keyd.core.keyring import Keyring
 from keyd.core.model import Purpose
@@ -163,7 +163,7 @@ class SessionBook:
         """
         session = next((each for each in self._sessions.values() if each.name == name), None)
         if session is None:
-            raise SessionError(f"there is no session {name[:64]!r} here; `keyd session list` shows those that there are")
+            raise SessionError("there is no session of that name here; `keyd session list` shows those that there are")
         now = self._keyring.clock.now()
         ended = [session, *session.children]
         found = [Revoked(t.issuer, t.token_id, t.expires, now) for each in ended for t in each.live_tokens(now)]
@@ -171,22 +171,31 @@ class SessionBook:
         await self.revocations.revoke(found)
         return found
 
-    async def issue(self, principal: Principal, wanted: Wanted, key: Bound, *, foreign: bool, within: float | None) -> Token:
-        """Return a token for a key that is no session's. Raises KeydError."""
+    async def issue(
+        self, principal: Principal, wanted: Wanted, key: str | Bound, *, within: float | None = None
+    ) -> tuple[Token, Bound]:
+        """Return a token for a key that is no session's, and what it binds. Raises KeydError.
+
+        Args:
+            key: name of a key that the caller may sign requests with; or one that is not in keyd.
+        """
         decision = self._guard.decision(principal, "issue_agent_token", wanted.issuer_key)
         try:
             allowed = self.issuer.allowed(principal, wanted)
-            if foreign and not allowed.sessions.foreign_keys:
+            if isinstance(key, Bound) and not allowed.sessions.foreign_keys:
                 raise GrantError(f"grant {allowed.grant.name!r} has no tokens for keys that are not in keyd (foreign_keys)")
+            bound = key if isinstance(key, Bound) else self.issuer.bound_key(principal, key)
             self.issuer.take_rate(principal, allowed)
-            token = await self.issuer.issue(decision, allowed, key, within)
-            self.issuer.allowed(principal, wanted)
-            decision.detail = f"{allowed.wanted.subject}, binds {key.thumbprint}"
+            token = await self.issuer.issue_in_turn(decision, allowed, bound, within)
+            self.issuer.check_still(principal, allowed)
+            if isinstance(key, str) and self.issuer.bound_key(principal, key) != bound:
+                raise KeyStateError(f"another version of key {key!r} signs now; ask again")
+            decision.detail = f"{allowed.wanted.subject}, binds {bound.thumbprint}"
         except BaseException as exc:
             await self._guard.refuse(decision, exc)
             raise
         await finish(self._guard.record(decision))
-        return token
+        return token, bound
 
     async def run(self) -> None:
         """Renew and end sessions for ever."""
@@ -221,6 +230,13 @@ class SessionBook:
         for session in self.all():
             self._end(session)
 
+    def _take(self, session: Session, token: Token) -> None:
+        """Have a session show a token from now on. When its version was compromised meanwhile, the next one is due at once."""
+        session.renewed(token, self._random)
+        now = self._keyring.clock.now()
+        if self._is_distrusted(session, now):
+            session.renew_at = now
+
     def _is_distrusted(self, session: Session, now: float) -> bool:
         """Say whether the version that signed the token is compromised, so that verifiers soon take the token for a forgery."""
         view = self._keyring.snapshot.keys.get(session.allowed.wanted.issuer_key)
@@ -241,9 +257,13 @@ class SessionBook:
             token = await self.issuer.issue(decision, allowed, session.key.bound, None)
             decision.detail = _told(session)
             await finish(self._guard.record(decision))
-            if not session.closed:
+            if session.closed:
+                return
+            if self.issuer.allowed(session.principal, allowed.wanted) == allowed:
                 self._allow(session, allowed)
-                session.renewed(token, self._random)
+                self._take(session, token)
+            else:  # a reload meanwhile: what the grant before said is handed out no more, and the next round makes another one
+                session.renew_at = self._keyring.clock.now()
         except Exception as exc:  # noqa: BLE001 - the token is good until its end, and the next attempt may go better
             await self._not_renewed(session, decision, exc)
         finally:
@@ -284,11 +304,10 @@ class SessionBook:
         self._opening += 1
         try:
             session = Session(principal, allowed, SessionKey(algorithm), self._keyring.clock.now(), parent=above, watched=watched)
-            token = await self.issuer.issue(decision, allowed, session.key.bound, within)
+            token = await self.issuer.issue_in_turn(decision, allowed, session.key.bound, within)
             decision.detail = _told(session)
             await finish(self._guard.record(decision))
-            if self.issuer.allowed(principal, wanted).grant.name != allowed.grant.name:  # after a reload meanwhile
-                raise GrantError("the grants have changed meanwhile; open the session again")
+            self.issuer.check_still(principal, allowed)
             if above is not None:
                 above.current()
         except BaseException:
@@ -296,7 +315,7 @@ class SessionBook:
             raise
         finally:
             self._opening -= 1
-        session.renewed(token, self._random)
+        self._take(session, token)
         self._sessions[session.id] = session
         if above is not None:
             above.children.append(session)
@@ -344,12 +363,13 @@ class SessionBook:
         rules = (rule.grant for rule in policy.rules if rule.grant.sessions is not None)
         self._rules = _Rules(policy, {g.name: Rule(replace(g, purposes=http, profiles=None)) for g in rules})
         for session in self.all():
+            if session.closed:  # with its parent
+                continue
             try:
                 self._allow(session, self.issuer.allowed(session.principal, session.allowed.wanted))
             except KeydError as exc:
-                if not session.closed:  # with its parent
-                    _log.warning("session ended: no grant allows it any more", session=session.name, error=str(exc))
-                    self._end(session)
+                _log.warning("session ended: no grant allows it any more", session=session.name, error=str(exc))
+                self._end(session)
 
 
 def _told(session: Session) -> str:

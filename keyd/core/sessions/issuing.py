@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,8 +73,25 @@ class TokenIssuer:
             if wait:
                 raise over_rate(wait, f"grant {grant.name!r}", grant=grant.name)
 
+    def check_still(self, principal: Principal, allowed: Allowed) -> None:
+        """Refuse what a reload has taken away, or grants in another way now. Raises GrantError."""
+        if self.allowed(principal, allowed.wanted) != allowed:
+            raise GrantError("the grants have changed meanwhile; ask again")
+
+    async def issue_in_turn(self, decision: Decision, allowed: Allowed, key: Bound, within: float | None) -> Token:
+        """Return a token as :meth:`issue` does, when it is the caller's turn: it has so many signatures under way, as with named keys."""
+        turns, share = self._guard.turns, self._guard.share(decision.principal)
+        began = time.monotonic()
+        await turns.take(share, self._guard.policy.allowance.max_signatures, within)
+        try:
+            return await self.issue(decision, allowed, key, _left(within, began))
+        finally:
+            turns.give_back(share)
+
     async def issue(self, decision: Decision, allowed: Allowed, key: Bound, within: float | None) -> Token:
         """Return a token that binds ``key``. What is decided is noted in ``decision``; to record it is for the caller.
+
+        The grants may have changed when it returns: see :meth:`check_still`.
 
         Args:
             within: how long the caller waits, in seconds; None: as long as the backend may take.
@@ -84,7 +102,10 @@ class TokenIssuer:
         self.check_clock()
         wanted, sessions = allowed.wanted, allowed.sessions
         name = wanted.issuer_key
-        await succession.wait(self._keyring, name, within)
+        began = time.monotonic()
+        if await succession.wait(self._keyring, name, within):
+            self.check_clock()
+            within = _left(within, began)
         now = self._keyring.clock.now()
         snapshot = self._keyring.snapshot
         view = snapshot.get(name)
@@ -94,8 +115,9 @@ class TokenIssuer:
         # The document that verifiers look the kid up in has to have it until the token is over.
         last = version.record.timeline.publication_ends(now, view.key.lifecycle)
         lifetime = min(sessions.max_token_lifetime, wanted.lifetime or sessions.max_token_lifetime)
-        expires = int(min(now + lifetime, last))
-        if expires < now + SHORTEST:
+        issued = int(now)  # as the token says
+        expires = int(min(issued + lifetime, last))
+        if expires < issued + SHORTEST:
             raise FreshnessError(f"the publication of key {name!r} ends too soon for a token; rotate it")
         token_id = secrets.token_urlsafe(16)
         claims = {
@@ -119,7 +141,7 @@ class TokenIssuer:
         if self._keyring.snapshot is not snapshot:  # as for any signature: what was stopped meanwhile is withheld
             self._keyring.snapshot.get(name).signer(version.record.kid, self._keyring.clock.now())
         text = f"{data.decode()}.{jws.b64url(signature)}"
-        return Token(text, token_id, issuer, version.record.kid, version.record.version, float(int(now)), expires, wanted.kind)
+        return Token(text, token_id, issuer, version.record.kid, version.record.version, issued, expires, wanted.kind)
 
     def bound_key(self, principal: Principal, name: str) -> Bound:
         """Return the binding of a key that the caller may sign requests with. Raises GrantError, KeyStateError and NotFoundError."""
@@ -155,6 +177,11 @@ class TokenIssuer:
         if profile is None:
             raise KeyStateError(f"the profile {key.profile!r} of key {key.name!r} is not configured any more")
         check_jws(jws.parse(data), profile, algorithm=key.algorithm, now=now, not_after=last)
+
+
+def _left(within: float | None, began: float) -> float | None:
+    """Return what is left of ``within`` seconds. ``began`` is on the monotonic clock."""
+    return None if within is None else max(0.001, within - (time.monotonic() - began))
 
 
 def _check_key(key: Key, kind: SessionKind) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Callable
 from math import inf
@@ -21,6 +22,8 @@ from keyd.core.sessions.tokens import Bound, Token
 
 #: What session keys may be for: what is made in an instant, and signs in one.
 ALGORITHMS = frozenset({Algorithm.ED25519, Algorithm.ES256})
+#: What operators call a session. An id is longer.
+SESSION_NAME = re.compile(r"[A-Za-z0-9_\-]{12}")
 #: A token is renewed when this much of it is over, give or take a tenth, so that not all sessions come at once.
 _RENEW_AT, _JITTER = 0.75, 0.1
 _RETRY, _LONGEST_RETRY = 1.0, 60.0
