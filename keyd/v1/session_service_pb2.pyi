@@ -97,7 +97,9 @@ class Session(_message.Message):
     thumbprint: _builtins.str
     """Its RFC 7638 SHA-256 thumbprint, base64url; its kid and `keyid` where one is asked for."""
     token: _builtins.str
-    """The token that is good now, in the compact form of RFC 7515. A bearer of it alone can do nothing; still, keep it out of logs."""
+    """The newest token, in the compact form of RFC 7515. It is over where no next one could be made: see token_expire_time.
+    A bearer of it alone can do nothing; still, keep it out of logs.
+    """
     token_id: _builtins.str
     """`jti` of the token."""
     token_kid: _builtins.str
@@ -116,8 +118,8 @@ class Session(_message.Message):
 
     @_builtins.property
     def renew_time(self) -> _timestamp_pb2.Timestamp:
-        """When keyd makes the next token: ask again after that, or watch. The session key stays the same, and a token that was
-        replaced is good until its own end.
+        """When keyd makes the next token: ask again some seconds after that, or watch. It lies in the past while the next one is being
+        made. The session key stays the same, and a token that was replaced is good until its own end.
         """
 
     @_builtins.property
@@ -182,7 +184,9 @@ class OpenSessionRequest(_message.Message):
     claims: _builtins.str
     """Further claims, a JSON object; only those that the grant lets the caller choose."""
     parent: _builtins.str
-    """Id of an open session of this caller's: the new one is for a sub-agent of it (AAuth, claim `parent_agent`), and ends with it."""
+    """Id of an open session of this caller's, of SESSION_KIND_AAUTH: the new one is for a sub-agent of it (claim `parent_agent`), has
+    an issuer key of the same issuer, and ends with it.
+    """
     close_on_disconnect: _builtins.bool
     """The session ends when nobody has watched it for some seconds. Whoever opens such a session watches it at once."""
     @_builtins.property

@@ -82,7 +82,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """Returns a session as it is now, with the token that is good now.
+        """Returns a session as it is now, with its newest token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,7 +333,8 @@ class SessionAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSession(self, request, context):
-        """Ends a session of whomever, and puts its tokens that are not over on the list of those revoked.
+        """Ends a session of whomever, with its sub-agents', and puts their tokens that are not over on the list of those revoked.
+        When the list does not take them, the session has ended all the same; the same call puts them there later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class SessionServiceStub:
     OpenSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.OpenSessionRequest, _session_service_pb2.OpenSessionResponse]
     """Makes a key and has a token signed that binds it. A grant with `sessions` must allow it."""
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
-    """Returns a session as it is now, with the token that is good now."""
+    """Returns a session as it is now, with its newest token."""
     WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
     """Sends a session now, and again whenever its token is renewed. Ends with the session, with NOT_FOUND and reason SESSION."""
     CloseSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]
@@ -62,7 +62,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     OpenSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.OpenSessionRequest, _session_service_pb2.OpenSessionResponse]  # type: ignore[assignment]
     """Makes a key and has a token signed that binds it. A grant with `sessions` must allow it."""
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
-    """Returns a session as it is now, with the token that is good now."""
+    """Returns a session as it is now, with its newest token."""
     WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
     """Sends a session now, and again whenever its token is renewed. Ends with the session, with NOT_FOUND and reason SESSION."""
     CloseSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
@@ -92,7 +92,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
-        """Returns a session as it is now, with the token that is good now."""
+        """Returns a session as it is now, with its newest token."""
 
     @_abc_1.abstractmethod
     def WatchSession(
@@ -130,7 +130,9 @@ class SessionAdminServiceStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """Lists the open sessions of this keyd, oldest first."""
     RevokeSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]
-    """Ends a session of whomever, and puts its tokens that are not over on the list of those revoked."""
+    """Ends a session of whomever, with its sub-agents', and puts their tokens that are not over on the list of those revoked.
+    When the list does not take them, the session has ended all the same; the same call puts them there later.
+    """
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeTokenRequest, _session_service_pb2.RevokeTokenResponse]
     """Puts an agent token on the list of its issuer's revoked tokens, which is published until the token is over."""
     ListRevokedTokens: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListRevokedTokensRequest, _session_service_pb2.ListRevokedTokensResponse]
@@ -144,7 +146,9 @@ class SessionAdminServiceAsyncStub(SessionAdminServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists the open sessions of this keyd, oldest first."""
     RevokeSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
-    """Ends a session of whomever, and puts its tokens that are not over on the list of those revoked."""
+    """Ends a session of whomever, with its sub-agents', and puts their tokens that are not over on the list of those revoked.
+    When the list does not take them, the session has ended all the same; the same call puts them there later.
+    """
     RevokeToken: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeTokenRequest, _session_service_pb2.RevokeTokenResponse]  # type: ignore[assignment]
     """Puts an agent token on the list of its issuer's revoked tokens, which is published until the token is over."""
     ListRevokedTokens: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListRevokedTokensRequest, _session_service_pb2.ListRevokedTokensResponse]  # type: ignore[assignment]
@@ -167,7 +171,9 @@ class SessionAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RevokeSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RevokeSessionResponse, _abc.Awaitable[_session_service_pb2.RevokeSessionResponse]]:
-        """Ends a session of whomever, and puts its tokens that are not over on the list of those revoked."""
+        """Ends a session of whomever, with its sub-agents', and puts their tokens that are not over on the list of those revoked.
+        When the list does not take them, the session has ended all the same; the same call puts them there later.
+        """
 
     @_abc_1.abstractmethod
     def RevokeToken(

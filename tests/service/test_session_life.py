@@ -28,7 +28,8 @@ from backends.encoding import generate_private_key
 from backends.errors import BackendUnavailableError
 from keyd.core import jwk
 from keyd.core.model import Purpose
-from keyd.core.sessions.book import RENEWALS, UNWATCHED, Limits
+from keyd.core.sessions.book import UNWATCHED, Limits
+from keyd.core.sessions.renewals import RENEWALS
 from keyd.v1 import session_service_pb2 as pb
 
 

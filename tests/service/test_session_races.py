@@ -16,6 +16,7 @@ from backends.api import Algorithm
 from backends.encoding import generate_private_key
 from keyd.core import jwk
 from keyd.core.decision import Decision
+from keyd.core.errors import StoreUnavailableError
 from keyd.core.grants import PrincipalPattern
 from keyd.core.model import Purpose
 from keyd.v1 import session_service_pb2 as pb
@@ -238,3 +239,22 @@ class TestRecords:
         assert session.id not in str(caught.value)
         assert session.id not in repr(agents.audit.decisions)
         assert agents.audit.last()[0] == "revoke_session"
+
+    async def test_a_session_that_was_revoked_without_the_store_can_be_revoked_again(self, agents: House) -> None:
+        session = await opened(agents)
+        (name,) = [each.name for each in agents.book.all()]
+        revocations = agents.book.revocations
+        revoke, revocations.revoke = revocations.revoke, no_store  # type: ignore[method-assign]
+        request = pb.RevokeSessionRequest(session=name)
+        assert await reason(agents.operate("revoke_session", request)) == "STORE_UNAVAILABLE"
+        assert await reason(signed(agents, session)) == "SESSION"
+        revocations.revoke = revoke  # type: ignore[method-assign]
+        (token,) = (await agents.operate("revoke_session", request)).tokens
+        assert token.token_id == session.token_id
+        (listed,) = (await agents.operate("list_revoked_tokens", pb.ListRevokedTokensRequest())).tokens
+        assert listed.token_id == session.token_id
+        assert await reason(agents.operate("revoke_session", request)) == "SESSION"
+
+
+async def no_store(_: object) -> None:
+    raise StoreUnavailableError("not today")

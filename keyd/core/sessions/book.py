@@ -14,13 +14,15 @@ import structlog
 
 from backends.api import Algorithm
 from keyd.core.decision import Decision
-from keyd.core.errors import AuditError, GrantError, KeydError, KeyStateError, OverloadedError, SessionError
+from keyd.core.errors import AuditError, GrantError, InvalidArgumentError, KeydError, KeyStateError, OverloadedError, SessionError
 from keyd.core.guard import Guard, finish
 from keyd.core.keyring import Keyring
 from keyd.core.model import Purpose
 from keyd.core.policy import Policy, Rule
 from keyd.core.principal import Principal
+from keyd.core.sessions.grant import SessionKind
 from keyd.core.sessions.issuing import Allowed, TokenIssuer
+from keyd.core.sessions.renewals import Renewals
 from keyd.core.sessions.revocations import Revocations, Revoked
 from keyd.core.sessions.session import Session, SessionKey
 from keyd.core.sessions.tokens import Bound, Token, Wanted
@@ -28,8 +30,6 @@ from keyd.core.snapshot import Snapshot
 
 #: How long a session that must be watched goes on without: for the first watch to come, and for one that was cut off to come again.
 UNWATCHED = 10.0
-#: Tokens that are made at one time by renewal; agents that open sessions go first.
-RENEWALS = 4
 INTERVAL = 1.0
 _log = structlog.get_logger("keyd.sessions")
 
@@ -73,7 +73,10 @@ class SessionBook:
         self._opening = 0
         self._rules = _Rules(Policy(), {})
         self._seen = Snapshot()
-        self._renewing: set[Session] = set()
+        self._renewals = Renewals(self._renew)
+        self._tended = 0.0
+        #: Tokens that are to be revoked, by the name of their session, until the store has taken them.
+        self._owed: dict[str, list[Revoked]] = {}
         self._random: Callable[[], float] = random.random
 
     def __len__(self) -> int:
@@ -159,16 +162,20 @@ class SessionBook:
 
         Raises:
             SessionError: there is none.
-            StoreUnavailableError: its tokens are not on the list; it has ended all the same.
+            StoreUnavailableError: its tokens are not on the list; it has ended all the same. To ask again puts them there.
         """
-        session = next((each for each in self._sessions.values() if each.name == name), None)
-        if session is None:
-            raise SessionError("there is no session of that name here; `keyd session list` shows those that there are")
         now = self._keyring.clock.now()
-        ended = [session, *session.children]
-        found = [Revoked(t.issuer, t.token_id, t.expires, now) for each in ended for t in each.live_tokens(now)]
-        self._end(session)
+        self._owed = {each: tokens for each, tokens in self._owed.items() if any(token.expires > now for token in tokens)}
+        session = next((each for each in self._sessions.values() if each.name == name), None)
+        if session is not None:
+            ended = [session, *session.children]
+            self._owed[name] = [Revoked(t.issuer, t.token_id, t.expires, now) for each in ended for t in each.live_tokens(now)]
+            self._end(session)
+        elif name not in self._owed:
+            raise SessionError("there is no session of that name here; `keyd session list` shows those that there are")
+        found = self._owed[name]
         await self.revocations.revoke(found)
+        self._owed.pop(name, None)
         return found
 
     async def issue(
@@ -207,10 +214,14 @@ class SessionBook:
             await asyncio.sleep(INTERVAL)
 
     def tend(self) -> set[asyncio.Task[None]]:
-        """End what has to end now, and begin to renew what is due. Returns the renewals, which are under way."""
+        """End what has to end now, and begin to renew what is due. Returns the work on these, which is under way."""
         if self._rules.policy is not self._guard.policy:
             self._adopt_policy()
         now = self._keyring.clock.now()
+        if now < self._tended:
+            for session in self._sessions.values():
+                session.set_back(now)
+        self._tended = now
         for session in self.all():
             if not session.closed and self._is_over(session, now):
                 _log.info("session ended: nobody uses it", session=session.name)
@@ -220,10 +231,8 @@ class SessionBook:
             for session in self._sessions.values():
                 if self._is_distrusted(session, now):
                     session.renew_at = min(session.renew_at, now)
-        due = [s for s in self._sessions.values() if s.renew_at <= now and s not in self._renewing]
-        begun = sorted(due, key=lambda s: s.renew_at)[: RENEWALS - len(self._renewing)]
-        self._renewing.update(begun)
-        return {asyncio.ensure_future(self._renew(session)) for session in begun}
+        due = sorted((s for s in self._sessions.values() if s.renew_at <= now), key=lambda s: s.renew_at)
+        return self._renewals.begin((self._backend(session), session) for session in due)
 
     def close_all(self) -> None:
         """Forget every key."""
@@ -248,7 +257,12 @@ class SessionBook:
     def _is_over(self, session: Session, now: float) -> bool:
         if session.must_be_watched and now > session.unwatched_since + UNWATCHED:
             return True
-        return not session.watchers and now > session.last_used + self.limits.idle_timeout
+        family = (session, *session.children)  # who uses a sub-agent uses its parent as well
+        return now > max(each.last_used for each in family) + self.limits.idle_timeout and not any(s.watchers for s in family)
+
+    def _backend(self, session: Session) -> str:
+        view = self._keyring.snapshot.keys.get(session.allowed.wanted.issuer_key)
+        return "" if view is None else view.key.backend
 
     async def _renew(self, session: Session) -> None:
         decision = self._guard.decision(session.principal, "renew_session", session.allowed.wanted.issuer_key)
@@ -266,21 +280,26 @@ class SessionBook:
                 session.renew_at = self._keyring.clock.now()
         except Exception as exc:  # noqa: BLE001 - the token is good until its end, and the next attempt may go better
             await self._not_renewed(session, decision, exc)
-        finally:
-            self._renewing.discard(session)
 
     async def _not_renewed(self, session: Session, decision: Decision, exc: Exception) -> None:
         if session.closed:
             return
         why = f"{exc.reason}: {exc}"[:512] if isinstance(exc, KeydError) else "unexpected error"
-        if not session.renewal_error:
-            _log.warning("the token of a session cannot be renewed, it is tried again", session=session.name, error=why)
-        if not isinstance(exc, KeydError):
-            _log.error("renewing a session failed", session=session.name, exc_info=exc)
+        again = session.renewal_error.partition(":")[0] == why.partition(":")[0]
         session.not_renewed(why, self._keyring.clock.now())
         if isinstance(exc, GrantError):
+            _log.warning("session ended: no grant allows it any more", session=session.name, error=why)
             self._end(session)
-        if not isinstance(exc, AuditError):
+        elif not again:
+            unexpected = None if isinstance(exc, KeydError) else exc
+            _log.warning(
+                "the token of a session cannot be renewed, it is tried again",
+                session=session.name,
+                error=why,
+                exc_info=unexpected,
+            )
+        # Once for each reason: while a backend is away, thousands of sessions try again each minute.
+        if not again and not isinstance(exc, AuditError):
             with suppress(AuditError):
                 await self._guard.refuse(decision, exc)
 
@@ -299,6 +318,8 @@ class SessionBook:
         if above is not None:
             wanted = replace(wanted, parent_agent=above.allowed.wanted.subject)
         allowed = self.issuer.allowed(principal, wanted)
+        if above is not None:
+            self._check_issuer(above, wanted.issuer_key)
         self.issuer.take_rate(principal, allowed)
         place = self._take_place(principal, allowed.grant.name, allowed.sessions.max_sessions)
         self._opening += 1
@@ -325,7 +346,14 @@ class SessionBook:
         session = self.get(principal, session_id)
         if session.parent is not None:
             raise SessionError("a sub-agent has no sub-agents of its own; open the session with the parent of this one")
+        if session.allowed.wanted.kind is not SessionKind.AAUTH:
+            raise InvalidArgumentError("parent is a session of another kind; sub-agents are of AAuth")
         return session
+
+    def _check_issuer(self, parent: Session, issuer_key: str) -> None:
+        """Refuse a sub-agent of another issuer than its parent's, which person servers refuse (AAuth draft -11 section 10.2.1)."""
+        if self.issuer.origin(self._keyring.snapshot.get(issuer_key).key) != parent.current().issuer:
+            raise InvalidArgumentError(f"key {issuer_key!r} belongs to another issuer than the tokens of the parent")
 
     def _take_place(self, principal: Principal, grant: str, most: int) -> tuple[str, str]:
         place = (principal.account, grant)

@@ -158,6 +158,10 @@ class TokenIssuer:
         """Return ``iss``."""
         if kind is SessionKind.JKT_JWT:
             return f"urn:jkt:sha-256:{version.record.thumbprint}"
+        return self.origin(key)
+
+    def origin(self, key: Key) -> str:
+        """Return the origin of the issuer that a key belongs to. Raises KeyStateError when it is not exactly one."""
         origins = {i.origin for i in self._publication.rules.issuers.values() if i.origin is not None and i.has(key.name)}
         if len(origins) != 1:
             found = "more than one issuer" if origins else "no issuer"

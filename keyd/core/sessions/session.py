@@ -27,6 +27,7 @@ SESSION_NAME = re.compile(r"[A-Za-z0-9_\-]{12}")
 #: A token is renewed when this much of it is over, give or take a tenth, so that not all sessions come at once.
 _RENEW_AT, _JITTER = 0.75, 0.1
 _RETRY, _LONGEST_RETRY = 1.0, 60.0
+_AHEAD = 1.0  # seconds that a token may begin ahead of the time, which it does when a clock is slewed
 
 
 class SessionKey:
@@ -113,6 +114,16 @@ class Session:
         self.renewal_error = why
         self.renew_at = now + min(_LONGEST_RETRY, _RETRY * 2.0**self.failures)
         self.failures = min(self.failures + 1, 10)
+
+    def set_back(self, now: float) -> None:
+        """Take note that the clock was set back, to ``now``: nothing was used or tried later than that."""
+        self.last_used = min(self.last_used, now)
+        if not self.watchers:
+            self.unwatched_since = min(self.unwatched_since, now)
+        if self.failures:
+            self.renew_at = min(self.renew_at, now + _LONGEST_RETRY)
+        if self.token is not None and self.token.issued > now + _AHEAD:
+            self.renew_at = min(self.renew_at, now)  # it begins in the future, and verifiers may refuse it until then
 
     def live_tokens(self, now: float) -> list[Token]:
         """Return those that are not over."""

@@ -27,6 +27,7 @@ TYPES: Mapping[SessionKind, str] = {
 LABEL = "sig"
 #: An agent identifier of AAuth draft -11.
 _AGENT = re.compile(r"aauth:([A-Za-z0-9_+.\-]{1,255})@([a-z0-9](?:[a-z0-9.\-]{0,253}[a-z0-9])?)")
+_VISIBLE = re.compile(r"[!-~]{1,255}")
 _MAX_JWK = 2048
 
 
@@ -139,7 +140,9 @@ def check_subject(wanted: Wanted) -> None:
             raise InvalidArgumentError("a jkt-jwt token names no agent: leave subject and parent out")
         return
     if not wanted.subject:
-        raise InvalidArgumentError("subject is empty; the grant has more than one agent, so say which")
+        raise InvalidArgumentError("subject is empty; say which agent, where a grant has more than one, or it is a sub-agent")
+    if not _VISIBLE.fullmatch(wanted.subject):
+        raise InvalidArgumentError("subject has 1 to 255 visible ASCII characters")
     if wanted.kind is not SessionKind.AAUTH:
         if wanted.parent_agent:
             raise InvalidArgumentError("sub-agents are of AAuth; a LumoAuth session has no parent")
@@ -147,11 +150,19 @@ def check_subject(wanted: Wanted) -> None:
     own = _AGENT.fullmatch(wanted.subject)
     if own is None:
         raise InvalidArgumentError("an agent of AAuth is named aauth:local@domain, in ASCII, the domain in lower case")
-    if wanted.parent_agent:
-        parent = _AGENT.fullmatch(wanted.parent_agent)
-        # The draft's rule for sub-agents: the parent's local part, a plus sign, and something that tells it from others.
-        if parent is None or own[2] != parent[2] or not own[1].startswith(f"{parent[1]}+") or len(own[1]) <= len(parent[1]) + 1:
-            raise InvalidArgumentError("a sub-agent is named like its parent, with + and a word before the @")
+    _check_parent(own, wanted.parent_agent)
+
+
+def _check_parent(own: re.Match[str], parent_agent: str) -> None:
+    """Hold names to section 5.1 of AAuth draft -11: a plus sign is in those of sub-agents, whose tokens name their parent."""
+    if not parent_agent:
+        if "+" in own[1]:
+            raise InvalidArgumentError("an agent with + in its name is a sub-agent; open a session with that of its parent")
+        return
+    parent = _AGENT.fullmatch(parent_agent)
+    # The parent's local part, a plus sign, and something that tells it from others.
+    if parent is None or own[2] != parent[2] or not own[1].startswith(f"{parent[1]}+") or len(own[1]) <= len(parent[1]) + 1:
+        raise InvalidArgumentError("a sub-agent is named like its parent, with + and a word before the @")
 
 
 def claims(
