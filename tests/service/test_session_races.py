@@ -19,6 +19,8 @@ from keyd.core.decision import Decision
 from keyd.core.errors import StoreUnavailableError
 from keyd.core.grants import PrincipalPattern
 from keyd.core.model import Purpose
+from keyd.core.policy import Allowance
+from keyd.core.rates import Rate
 from keyd.v1 import session_service_pb2 as pb
 
 CHILD = "aauth:shop+search@agents.example"
@@ -150,6 +152,23 @@ class TestReload:
         grants(agents, replace(of_child, name="renamed"))
         await tended(agents)
         assert await reason(signed(agents, child)) == "SESSION"
+        assert not agents.book._counts
+
+    async def test_calls_go_on_while_thousands_are_looked_at_again(self, agents: House) -> None:
+        grants(agents, max_sessions=300)
+        agents.guard.policy.allowance = Allowance(Rate(1e6, 10**6))
+        sessions = [await opened(agents) for _ in range(200)]
+        looked_at: list[int] = []
+        allowed = agents.book.issuer.allowed
+        agents.book.issuer.allowed = lambda *asked: looked_at.append(0) or allowed(*asked)  # type: ignore[method-assign, func-returns-value]
+        grants(agents, subjects=("aauth:other@agents.example",))
+        work = asyncio.create_task(agents.book.run())
+        await asyncio.sleep(0)
+        assert await reason(signed(agents, sessions[-1])) == "GRANT", "who calls is looked at first"
+        assert 0 < len(looked_at) < 200
+        while len(agents.book):  # noqa: ASYNC110 - it runs for ever and sets no event
+            await asyncio.sleep(0)
+        work.cancel()
         assert not agents.book._counts
 
 

@@ -31,6 +31,7 @@ from keyd.core.snapshot import Snapshot
 #: How long a session that must be watched goes on without: for the first watch to come, and for one that was cut off to come again.
 UNWATCHED = 10.0
 INTERVAL = 1.0
+_AT_ONCE = 20
 _log = structlog.get_logger("keyd.sessions")
 
 
@@ -142,8 +143,11 @@ class SessionBook:
         Raises:
             GrantError: its grant is no more, or does not allow it any more; the session has ended with it.
         """
-        if self._rules.policy is not self._guard.policy:
-            self._adopt_policy()
+        policy = self._guard.policy
+        if self._rules.policy is not policy:
+            http, grants = frozenset({Purpose.HTTP}), [rule.grant for rule in policy.rules if rule.grant.sessions is not None]
+            self._rules = _Rules(policy, {g.name: Rule(replace(g, purposes=http, profiles=None)) for g in grants})
+        self._adopt(session)
         rule = None if session.closed else self._rules.by_grant.get(session.allowed.grant.name)
         if rule is None:
             raise GrantError("the grant of this session is no more, so it has ended")
@@ -208,6 +212,7 @@ class SessionBook:
         """Renew and end sessions for ever."""
         while True:
             try:
+                await self._adopt_policy()
                 self.tend()
             except Exception:  # noqa: BLE001 - a defect must not end it: every session would end with its token
                 _log.exception("tending the sessions failed, the next round goes on")
@@ -215,8 +220,8 @@ class SessionBook:
 
     def tend(self) -> set[asyncio.Task[None]]:
         """End what has to end now, and begin to renew what is due. Returns the work on these, which is under way."""
-        if self._rules.policy is not self._guard.policy:
-            self._adopt_policy()
+        for session in self.all():
+            self._adopt(session)
         now = self._keyring.clock.now()
         if now < self._tended:
             for session in self._sessions.values():
@@ -336,6 +341,7 @@ class SessionBook:
             raise
         finally:
             self._opening -= 1
+        session.policy = self._guard.policy
         self._take(session, token)
         self._sessions[session.id] = session
         if above is not None:
@@ -373,7 +379,7 @@ class SessionBook:
         """Note what allows the session now, which may be another grant than before."""
         account = session.principal.account
         self._give_back((account, session.allowed.grant.name))
-        session.allowed = allowed
+        session.allowed, session.policy = allowed, self._guard.policy
         self._counts[account, allowed.grant.name] += 1
 
     def _end(self, session: Session) -> None:
@@ -384,20 +390,22 @@ class SessionBook:
         if session.parent is not None and session in session.parent.children:
             session.parent.children.remove(session)
 
-    def _adopt_policy(self) -> None:
-        """Take over the policy that a reload brought. Sessions that it does not allow any more end."""
-        policy = self._guard.policy
-        http = frozenset({Purpose.HTTP})
-        rules = (rule.grant for rule in policy.rules if rule.grant.sessions is not None)
-        self._rules = _Rules(policy, {g.name: Rule(replace(g, purposes=http, profiles=None)) for g in rules})
-        for session in self.all():
-            if session.closed:  # with its parent
-                continue
-            try:
-                self._allow(session, self.issuer.allowed(session.principal, session.allowed.wanted))
-            except KeydError as exc:
-                _log.warning("session ended: no grant allows it any more", session=session.name, error=str(exc))
-                self._end(session)
+    def _adopt(self, session: Session) -> None:
+        """Have a session under the policy that a reload brought, or end it when that does not allow it any more."""
+        if session.closed or session.policy is self._guard.policy:
+            return
+        try:
+            self._allow(session, self.issuer.allowed(session.principal, session.allowed.wanted))
+        except KeydError as exc:
+            _log.warning("session ended: no grant allows it any more", session=session.name, error=str(exc))
+            self._end(session)
+
+    async def _adopt_policy(self) -> None:
+        """Do so with all, some at a time, so that calls go on meanwhile. Who is called for sooner is adopted then."""
+        for number, session in enumerate(self.all()):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            self._adopt(session)
 
 
 def _told(session: Session) -> str:

@@ -15,6 +15,7 @@ from backends.api import Algorithm
 from backends.encoding import generate_private_key, sign_with
 from keyd.core import jwk
 from keyd.core.errors import InvalidArgumentError, SessionError
+from keyd.core.policy import Policy
 from keyd.core.principal import Principal
 from keyd.core.sessions import tokens
 from keyd.core.sessions.issuing import Allowed
@@ -60,7 +61,8 @@ class Session:
     Attributes:
         id: with which its owner signs; no log and no record has it.
         name: for operators and records; does not lead to the id.
-        allowed: what was asked for, and the grant that allowed it when the token was made.
+        allowed: what was asked for, and the grant that allows it.
+        policy: the one that says so; None: that is yet to be asked.
         renew_at: when the next token is to be made.
         watchers: streams that wait for the next token.
         unwatched_since: when there was none any more; ``inf`` while there is one.
@@ -75,6 +77,7 @@ class Session:
         self.name = base64.urlsafe_b64encode(hashlib.sha256(self.id.encode()).digest())[:12].decode()
         self.principal = principal
         self.allowed = allowed
+        self.policy: Policy | None = None
         self.key = key
         self.parent = parent
         self.children: list[Session] = []
