@@ -18,6 +18,7 @@ C = TypeVar("C")
 
 ALGORITHMS = ["Ed25519", "ES256", "ES384", "PS512", "RS256"]
 PURPOSES = ["http", "jwt", "directory", "raw"]
+SESSIONS = ["aauth", "lumoauth", "jkt-jwt"]
 KID_FORMATS = ["thumbprint", "name-version"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

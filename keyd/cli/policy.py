@@ -11,7 +11,7 @@ import click
 from keyd.cli import inputs, output
 from keyd.cli.command import Group
 from keyd.cli.errors import REFUSED, printable
-from keyd.cli.options import ALGORITHMS, PURPOSES, Connection, config_option, daemon_options, json_option
+from keyd.cli.options import ALGORITHMS, PURPOSES, SESSIONS, Connection, config_option, daemon_options, json_option
 
 if TYPE_CHECKING:
     from keyd.config import Config
@@ -42,13 +42,13 @@ def check(file: Path | None) -> None:
 
     Exit code 8 if there is a problem. What is odd is a warning, and no reason to fail.
     """
-    from keyd.config import find, load
+    from keyd.config import find, load, publication
     from keyd.core import advice
 
     path = find(file)
     config = load(path)
     grants = [grant.grant for grant in config.grants.values()]
-    output.warn(advice.warnings(grants, config.policy.operations, _owners(config)))
+    output.warn(advice.warnings(grants, config.policy.operations, _owners(config), publication(config).issuers.values()))
     said = "no grants; the daemon's user and root may do everything" if not grants else f"{len(grants)} grants"
     click.echo(f"{path or 'no configuration file; the defaults'}: ok, {said}")
 
@@ -58,6 +58,7 @@ def check(file: Path | None) -> None:
     keyd policy explain --as uid=1001,executable=/usr/bin/shop --key shop-1 < base.txt
     keyd policy explain --as spiffe://example.org/agents/7 --key issuer --jwt token.txt
     keyd policy explain --as dns:ops.example --key shop-1 --operation rotate_key
+    keyd policy explain --as unit=shop.service --session aauth < base.txt
     """
 )
 @click.argument("file", default="-")
@@ -68,6 +69,10 @@ def check(file: Path | None) -> None:
     "--purpose", type=click.Choice(PURPOSES), help="The purpose, where no input is to be read; its limits are not asked."
 )
 @click.option("--operation", metavar="NAME", help="What operators call, such as rotate_key, instead of a signature.")
+@click.option(
+    "--session", type=click.Choice(SESSIONS), help="The key is that of a session of this kind; --key is its issuer key."
+)
+@click.option("--subject", metavar="AGENT", help="With --session: the agent.")
 @click.option("--profile", metavar="NAME", help="The key's profile. Default: as the daemon says, else that of [defaults].")
 @click.option("--algorithm", "-a", type=click.Choice(ALGORITHMS, case_sensitive=False), help="The key's algorithm; likewise.")
 @config_option
@@ -83,6 +88,8 @@ def explain(
     kind: str | None,
     purpose: str | None,
     operation: str | None,
+    session: str | None,
+    subject: str | None,
     profile: str | None,
     algorithm: str | None,
     config_path: Path | None,
@@ -97,11 +104,18 @@ def explain(
     from keyd.config import find, load
     from keyd.config import policy as policy_of
     from keyd.core import explain as explaining
+    from keyd.core.sessions.grant import SessionKind
 
     config = load(find(config_path))
     rules = policy_of(config, owners=_owners(config))
     who = policy_input.principal(principal)
-    if operation is not None:
+    if session is not None:
+        if kind or purpose or operation or profile or algorithm:
+            raise click.UsageError("--session goes with --key and --subject, and with a signature base")
+        asked_for = explaining.SessionAsked(SessionKind(session), key or "", subject or "")
+        base = policy_input.read(inputs.read(file), False, policy_input.session_of(asked_for.kind))
+        found, verdict = explaining.session(rules, who, asked_for, base)
+    elif operation is not None:
         found, verdict = explaining.operation(rules, who, key, policy_input.operation(operation, key))
     elif key is None:
         raise click.UsageError("name the key with --key")

@@ -21,13 +21,15 @@ from keyd.core.grants import OPERATIONS
 from keyd.core.model import Purpose
 from keyd.core.principal import Principal
 from keyd.core.profile import Profile, check_base, check_jws, read_base
+from keyd.core.sessions.grant import SessionKind
 from keyd.core.signing_request import SigningRequest
 
 _NUMBERS = frozenset({"uid", "gid", "pid"})
 _TEXTS = frozenset({"executable", "cgroup", "unit", "user_unit", "container"})
 _LOOKUP_SECONDS = 1.0
 _FAR = 1e12  # seconds since the epoch, later than any time that is signed
-_KEYLESS = frozenset({"list_keys", "list_backends", "list_stored_keys", "get_head"})
+_SESSIONS = frozenset({"list_sessions", "list_revoked_tokens", "revoke_session", "revoke_token"})
+_KEYLESS = frozenset({"list_keys", "list_backends", "list_stored_keys", "get_head"}) | _SESSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,14 @@ def key_of(connection: Connection, name: str, config: Config, profile: str | Non
         output.note("the daemon did not tell the kid of this key, so what names it in the input is not compared with it")
         rules = replace(rules, signature_key_schemes=frozenset(), keyid_is_thumbprint=False)
     return KeyFacts(rules, signing, known.get("purposes"))
+
+
+def session_of(kind: SessionKind) -> KeyFacts:
+    """Return what is known of the key of a session: all but the key, which ``Signature-Key`` is not compared with then."""
+    from keyd.core.sessions.signing import PROFILES
+
+    rules = replace(PROFILES[kind], signature_key_schemes=frozenset(), keyid_is_thumbprint=False)
+    return KeyFacts(rules, Signing(Algorithm.ED25519, "", ""), frozenset({Purpose.HTTP}))
 
 
 def _asked(connection: Connection, name: str) -> dict[str, Any]:

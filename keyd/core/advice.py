@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from keyd.core import globs
 from keyd.core.grants import Grant, PrincipalPattern
 from keyd.core.model import Purpose
+from keyd.core.publication import Issuer
+from keyd.core.sessions.grant import SessionGrant, SessionKind
 
 _INTERPRETER = re.compile(
     r"(?:python|pypy|node|nodejs|deno|bun|ruby|perl|php|lua|bash|dash|zsh|ksh|fish|busybox|java|env|sh|tclsh|Rscript)[0-9.]*"
@@ -15,12 +18,18 @@ _INTERPRETER = re.compile(
 _LIMITS = ("profiles", "authorities", "methods", "paths", "jwt_types", "issuers", "audiences")
 
 
-def warnings(grants: Iterable[Grant], dual_control: frozenset[str] = frozenset(), owners: Iterable[int] = ()) -> list[str]:
+def warnings(
+    grants: Iterable[Grant],
+    dual_control: frozenset[str] = frozenset(),
+    owners: Iterable[int] = (),
+    issuers: Iterable[Issuer] = (),
+) -> list[str]:
     """Return what whoever wrote the grants should know, for people, in the order of the grants."""
-    grants = tuple(grants)
+    grants, issuers = tuple(grants), tuple(issuers)
     found: list[str] = []
     for index, grant in enumerate(grants):
-        found += [f"grant {grant.name!r}: {words}" for words in _about(grant)]
+        about = [*_about(grant), *(_about_sessions(grant.sessions, issuers) if grant.sessions is not None else ())]
+        found += [f"grant {grant.name!r}: {words}" for words in about]
         wider = next((other for other in (*grants[:index], *grants[index + 1 :]) if _covers(other, grant)), None)
         if wider is not None and (grants.index(wider) < index or not _covers(grant, wider)):
             found.append(f"grant {grant.name!r}: it adds nothing, grant {wider.name!r} allows all of it")
@@ -35,10 +44,34 @@ def _about(grant: Grant) -> Iterable[str]:
             yield f"principal {number} never matches: nobody comes over a Unix socket, with a certificate, and unknown at once"
         if _is_any_script(pattern):
             yield f"principal {number} names an interpreter, so it is every script that the user runs with it; add a unit or cgroup"
-    if Purpose.HTTP in grant.purposes and (grant.authorities is None or "*" in grant.authorities):
+    if (Purpose.HTTP in grant.purposes or grant.sessions is not None) and (grant.authorities is None or "*" in grant.authorities):
         yield "it signs requests for any authority; list those that are meant"
     if Purpose.RAW in grant.purposes:
         yield "purpose raw signs anything, unread"
+
+
+def _about_sessions(sessions: SessionGrant, issuers: Iterable[Issuer]) -> Iterable[str]:
+    if sessions.kinds == {SessionKind.JKT_JWT}:
+        return
+    named = [i for i in issuers if i.origin and any(_may_meet(a, b) for a in i.keys for b in sessions.issuer_keys)]
+    if not named:
+        yield "no issuer with an origin has a key that sessions.issuer_keys names, so there are no sessions; see [issuers.NAME]"
+    hosts = {str(issuer.origin).removeprefix("https://") for issuer in named}
+    for subject in sessions.subjects if named else ():
+        domain = subject.rpartition("@")[2]
+        if subject.startswith("aauth:") and not any(globs.matcher(domain)(host) for host in hosts):
+            yield f"agent {subject!r} is of another domain than the origin of the issuer, and verifiers may refuse its tokens"
+    may_be_sub_agents = any("+" in subject or "*" in subject for subject in sessions.subjects)
+    if sessions.sub_agents and not may_be_sub_agents:
+        yield 'no sub-agent is among sessions.subjects; they are named with a plus sign, such as "aauth:shop+*@agents.example"'
+
+
+def _may_meet(one: str, other: str) -> bool:
+    """Say whether two globs of key names may match the same name. Never wrong when it says that they do not."""
+    heads = [re.split("[*?]", glob, maxsplit=1)[0] for glob in (one, other)]
+    if one == heads[0] or other == heads[1]:  # one of them is a name
+        return globs.matcher(one)(other) or globs.matcher(other)(one)
+    return heads[0].startswith(heads[1]) or heads[1].startswith(heads[0])
 
 
 def _is_any_script(pattern: PrincipalPattern) -> bool:
@@ -54,6 +87,7 @@ def _covers(wide: Grant, narrow: Grant) -> bool:
         wide.rate is None
         and narrow.purposes <= wide.purposes
         and narrow.operations <= wide.operations
+        and narrow.sessions in (None, wide.sessions)
         and all(any(_pattern_covers(a, b) for a in wide.principals) for b in narrow.principals)
         and all(_key_covered(wide, glob) for glob in narrow.keys)
         and all(_within(getattr(wide, name), getattr(narrow, name)) for name in _LIMITS)

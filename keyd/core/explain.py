@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from keyd.core.errors import KeydError
+from keyd.core.errors import GrantError, KeydError
 from keyd.core.grants import Grant
-from keyd.core.policy import Policy, Rule, decide
+from keyd.core.policy import Policy, Rule, decide, rule_of_sessions
 from keyd.core.principal import Principal
+from keyd.core.sessions.grant import SessionKind
 from keyd.core.signing_request import SigningRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAsked:
+    """The session under whose key a base is to be signed. What is empty is not asked of a grant.
+
+    Attributes:
+        issuer_key: name of the key that signs its tokens.
+    """
+
+    kind: SessionKind
+    issuer_key: str = ""
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,23 @@ def signature(
         return told, Verdict(None, error)
 
 
+def session(
+    policy: Policy, principal: Principal, asked: SessionAsked, request: SigningRequest | KeydError
+) -> tuple[list[Explanation], Verdict]:
+    """Explain a signature by the key of a session: the first grant that allows the session decides, and no other."""
+    told = [Explanation(rule.grant.name, tuple(_in_session(rule.grant, principal, asked, request))) for rule in policy.rules]
+    grants = (rule.grant for rule in policy.rights(principal).rules)
+    grant = next((grant for grant in grants if all(met.met for met in _session_itself(grant, asked))), None)
+    try:
+        if grant is None:
+            raise GrantError(f"no grant lets {principal.identity} have such a session")
+        if isinstance(request, KeydError):
+            raise request
+        return told, Verdict(decide((rule_of_sessions(grant),), request).name, None)
+    except KeydError as error:
+        return told, Verdict(None, error)
+
+
 def operation(policy: Policy, principal: Principal, key: str | None, name: str) -> tuple[list[Explanation], Verdict]:
     """Explain what operators call; ``key`` is None for a call that names none."""
     told = [Explanation(rule.grant.name, tuple(_operating(rule.grant, principal, key, name))) for rule in policy.rules]
@@ -73,8 +104,35 @@ def _signing(rule: Rule, principal: Principal, key: str, request: SigningRequest
             return
     if isinstance(request, KeydError):
         return
+    yield from _steps(rule, request)
+
+
+def _in_session(
+    grant: Grant, principal: Principal, asked: SessionAsked, request: SigningRequest | KeydError
+) -> Iterable[Condition]:
+    for condition in (*_who_and_which(grant, principal, None), *_session_itself(grant, asked)):
+        yield condition
+        if not condition.met:
+            return
+    if not isinstance(request, KeydError):
+        yield from _steps(rule_of_sessions(grant), request)
+
+
+def _session_itself(grant: Grant, asked: SessionAsked) -> Iterable[Condition]:
+    sessions = grant.sessions
+    if sessions is None:
+        yield Condition("sessions", False, "none")
+        return
+    yield Condition("kinds", asked.kind in sessions.kinds, _values(sessions.kinds))
+    if asked.issuer_key:
+        yield Condition("issuer_keys", sessions.has_issuer_key(asked.issuer_key), _values(sessions.issuer_keys))
+    if asked.subject:
+        yield Condition("subjects", sessions.has_subject(asked.subject), _values(sessions.subjects))
+
+
+def _steps(rule: Rule, request: SigningRequest) -> Iterable[Condition]:
     for name, refusal in rule.steps(request):
-        yield Condition(name, refusal is None, _values(getattr(grant, name)) if refusal is None else str(refusal))
+        yield Condition(name, refusal is None, _values(getattr(rule.grant, name)) if refusal is None else str(refusal))
 
 
 def _operating(grant: Grant, principal: Principal, key: str | None, operation: str) -> Iterable[Condition]:

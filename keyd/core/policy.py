@@ -6,7 +6,7 @@ A request is allowed when one grant allows all of it. The daemon and ``keyd poli
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from keyd.core.errors import GrantError, KeydError, PurposeError, RateError
@@ -86,6 +86,11 @@ class Rule:
         return PurposeError(
             f"grant {self.grant.name!r} is not for purpose {request.purpose.value} (it is for: {has})", grant=self.grant.name
         )
+
+
+def rule_of_sessions(grant: Grant) -> Rule:
+    """Return the rule that the keys of a grant's sessions are held to: they sign requests, by the profile of their kind."""
+    return Rule(replace(grant, purposes=frozenset({Purpose.HTTP}), profiles=None))
 
 
 class Rights:

@@ -136,6 +136,83 @@ class TestCheck:
         assert bool(advice.warnings(grants, frozenset({"destroy_version"}), owners)) is odd
 
 
+class TestCheckOfSessions:
+    @pytest.mark.parametrize(
+        ("sessions", "warning"),
+        [
+            ('issuer_keys = ["ap-*"]\nsubjects = ["aauth:shop@agents.example"]', None),
+            ('issuer_keys = ["ap-1"]\nsubjects = ["aauth:shop@agents.example", "aauth:*@*"]', None),
+            ('issuer_keys = ["*"]\nsubjects = ["aauth:shop+*@agents.example"]\nsub_agents = true', None),
+            ('issuer_keys = ["shop-*"]\nsubjects = ["aauth:shop@agents.example"]', "no issuer with an origin"),
+            ('issuer_keys = ["apart"]\nsubjects = ["aauth:shop@agents.example"]', "no issuer with an origin"),
+            ('issuer_keys = ["bare"]\nsubjects = ["aauth:shop@agents.example"]', "no issuer with an origin"),
+            ('issuer_keys = ["shop-*"]\nkinds = ["jkt-jwt"]', None),
+            ('issuer_keys = ["ap-*"]\nsubjects = ["aauth:shop@other.example"]', "of another domain"),
+            ('issuer_keys = ["ap-*"]\nsubjects = ["aauth:shop@agents.example"]\nsub_agents = true', "no sub-agent is among"),
+        ],
+    )
+    def test_what_no_session_can_be_of(self, sessions: str, warning: str | None, tmp_path: Path, run: Run) -> None:
+        path = tmp_path / "keyd.toml"
+        path.write_text(
+            '[issuers.ap]\nhosts = ["agents.example"]\nkeys = ["ap-?"]\norigin = "https://agents.example"\n'
+            '[issuers.bare]\nhosts = ["bare.example"]\nkeys = ["bare"]\n'
+            '[grants.all]\nprincipals = [{ uid = 1 }]\nkeys = ["*"]\npurposes = ["http"]\nauthorities = ["a.example"]\n'
+            f'[grants.g]\nprincipals = [{{ uid = 1 }}]\nauthorities = ["a.example"]\n[grants.g.sessions]\n{sessions}\n'
+        )
+        result = run("policy", "check", str(path))
+        assert result.exit_code == 0
+        assert result.stderr == "" if warning is None else warning in result.stderr, result.stderr
+
+    def test_sessions_that_sign_for_any_authority(self, tmp_path: Path, run: Run) -> None:
+        path = tmp_path / "keyd.toml"
+        path.write_text('[grants.g]\nprincipals = [{ uid = 1 }]\nsessions = { issuer_keys = ["x"], kinds = ["jkt-jwt"] }\n')
+        assert "any authority" in run("policy", "check", str(path)).stderr
+
+
+class TestExplainOfSessions:
+    @pytest.mark.parametrize(
+        ("who", "data", "more", "expected"),
+        [
+            ("uid=5", "api.example", [], "allowed by grant first"),
+            ("uid=5", "api.example", ["--key", "ap-1", "--subject", "aauth:shop@agents.example"], "allowed by grant first"),
+            ("uid=5", "other.example", [], "refused, AUTHORITY"),
+            ("uid=5", "other.example", ["--subject", "aauth:till@agents.example"], "allowed by grant second"),
+            ("uid=5", "api.example", ["--key", "shop-1"], "refused, GRANT"),
+            ("uid=6", "api.example", [], "refused, GRANT"),
+            ("uid=5", "", [], "refused, MALFORMED"),
+        ],
+    )
+    def test_the_first_grant_that_allows_the_session_decides(
+        self, who: str, data: str, more: list[str], expected: str, tmp_path: Path, run: Run
+    ) -> None:
+        path = tmp_path / "keyd.toml"
+        shop, till = (f'issuer_keys = ["ap-*"], subjects = ["aauth:{name}@agents.example"]' for name in ("shop", "till"))
+        path.write_text(
+            f'[server]\nstate_dir = "{tmp_path}/state"\n'
+            f'[grants.first]\nprincipals = [{{ uid = 5 }}]\nauthorities = ["api.example"]\nsessions = {{ {shop} }}\n'
+            f'[grants.second]\nprincipals = [{{ uid = 5 }}]\nauthorities = ["other.example"]\nsessions = {{ {till} }}\n'
+        )
+        text = base_of_session(data) if data else b"junk"
+        arguments = ("policy", "explain", "--config", str(path), "--as", who, "--session", "aauth", *more)
+        result = run(*arguments, stdin=text)
+        assert result.stdout.splitlines()[-1].startswith(expected), result.output
+        assert result.exit_code == (0 if expected.startswith("allowed") else 4)
+        assert run(*arguments, "--purpose", "http", stdin=text).exit_code == 2
+        assert run(*arguments, "--session", "jkt-jwt", stdin=text).stdout.splitlines()[-1].startswith("refused, GRANT")
+
+    def test_operations_on_sessions_name_no_key(self, config: Path, run: Run) -> None:
+        arguments = ("policy", "explain", "--config", str(config), "--as", "uid=0", "--operation")
+        assert run(*arguments, "revoke_session").exit_code == 4
+        assert run(*arguments, "list_sessions").exit_code == 4
+
+
+def base_of_session(authority: str) -> bytes:
+    names = ("@method", "@authority", "@path", "signature-key")
+    lines = [f'"{name}": {value}' for name, value in zip(names, ("GET", authority, "/", 'sig=jwt;jwt="a"'), strict=True)]
+    covered = " ".join(f'"{name}"' for name in names)
+    return "\n".join([*lines, f'"@signature-params": ({covered});created={int(time.time())}']).encode()
+
+
 class TestExplain:
     @pytest.mark.parametrize(
         ("who", "key", "data", "more", "expected"),

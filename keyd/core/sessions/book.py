@@ -17,8 +17,7 @@ from keyd.core.decision import Decision
 from keyd.core.errors import AuditError, GrantError, InvalidArgumentError, KeydError, KeyStateError, OverloadedError, SessionError
 from keyd.core.guard import Guard, finish
 from keyd.core.keyring import Keyring
-from keyd.core.model import Purpose
-from keyd.core.policy import Policy, Rule
+from keyd.core.policy import Policy, Rule, rule_of_sessions
 from keyd.core.principal import Principal
 from keyd.core.sessions.grant import SessionKind
 from keyd.core.sessions.issuing import Allowed, TokenIssuer
@@ -145,8 +144,8 @@ class SessionBook:
         """
         policy = self._guard.policy
         if self._rules.policy is not policy:
-            http, grants = frozenset({Purpose.HTTP}), [rule.grant for rule in policy.rules if rule.grant.sessions is not None]
-            self._rules = _Rules(policy, {g.name: Rule(replace(g, purposes=http, profiles=None)) for g in grants})
+            grants = (rule.grant for rule in policy.rules if rule.grant.sessions is not None)
+            self._rules = _Rules(policy, {grant.name: rule_of_sessions(grant) for grant in grants})
         self._adopt(session)
         rule = None if session.closed else self._rules.by_grant.get(session.allowed.grant.name)
         if rule is None:
