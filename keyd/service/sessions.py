@@ -28,6 +28,9 @@ KINDS = {
 #: How far ahead a token that is revoked may end: no agent token is good for longer.
 _LONGEST_TOKEN = 86400.0 + 60
 _LONGEST_ID = 256
+#: As long as those of AAuth can be: ``aauth:``, 255 characters, ``@``, and a domain.
+_LONGEST_SUBJECT = 6 + 255 + 1 + 255
+_MOST_AUDIENCES = 64
 
 
 class SessionService:
@@ -135,6 +138,11 @@ def _wanted(request: pb.OpenSessionRequest | pb.IssueAgentTokenRequest, lifetime
     asked = None if lifetime is None else convert.seconds(lifetime, "the lifetime of the token")
     if asked is not None and asked < issuing.SHORTEST:
         raise InvalidArgumentError(f"a token is good for at least {issuing.SHORTEST:g} s")
+    # Before any grant is asked, which takes as long as they are.
+    if len(request.subject) > _LONGEST_SUBJECT:
+        raise InvalidArgumentError(f"subject has at most {_LONGEST_SUBJECT} characters")
+    if len(request.audiences) > _MOST_AUDIENCES:
+        raise InvalidArgumentError(f"a token has at most {_MOST_AUDIENCES} audiences")
     return Wanted(
         issuer_key=request.issuer_key,
         kind=kind,

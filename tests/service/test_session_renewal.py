@@ -174,11 +174,19 @@ class TestSubAgents:
 
 
 class TestNames:
-    @pytest.mark.parametrize("subject", ["agent\n", "x" * 256, "https://ä.example", "a b"])
+    @pytest.mark.parametrize("subject", ["agent\n", "x" * 518, "https://ä.example", "a b"])
     async def test_an_agent_of_lumoauth_is_named_in_visible_ascii(self, agents: House, subject: str) -> None:
         grants(agents, replace(GRANT, sessions=replace(SESSIONS, subjects=("*",), audiences=None)))
         assert await reason(opened(agents, kind=pb.SESSION_KIND_LUMOAUTH, subject=subject)) == "INVALID_ARGUMENT"
         await opened(agents, kind=pb.SESSION_KIND_LUMOAUTH, subject="https://agent.example/7")
+
+
+async def test_what_takes_long_to_read_is_refused_unread(agents: House) -> None:
+    asked: list[object] = []
+    agents.book.issuer.allowed = lambda *them: asked.append(them)  # type: ignore[method-assign, assignment, return-value, func-returns-value]
+    for fields in ({"subject": "x" * 518}, {"audiences": ["a"] * 65}):
+        assert await reason(opened(agents, **fields)) == "INVALID_ARGUMENT"  # type: ignore[arg-type]
+    assert not asked
 
 
 async def test_a_disabled_issuer_key_makes_no_tokens_and_leaves_those_that_there_are(agents: House) -> None:

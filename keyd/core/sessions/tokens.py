@@ -27,7 +27,7 @@ TYPES: Mapping[SessionKind, str] = {
 LABEL = "sig"
 #: An agent identifier of AAuth draft -11.
 _AGENT = re.compile(r"aauth:([A-Za-z0-9_+.\-]{1,255})@([a-z0-9](?:[a-z0-9.\-]{0,253}[a-z0-9])?)")
-_VISIBLE = re.compile(r"[!-~]{1,255}")
+_VISIBLE = re.compile(r"[!-~]{1,517}")
 _MAX_JWK = 2048
 
 
@@ -142,7 +142,7 @@ def check_subject(wanted: Wanted) -> None:
     if not wanted.subject:
         raise InvalidArgumentError("subject is empty; say which agent, where a grant has more than one, or it is a sub-agent")
     if not _VISIBLE.fullmatch(wanted.subject):
-        raise InvalidArgumentError("subject has 1 to 255 visible ASCII characters")
+        raise InvalidArgumentError("subject has visible ASCII characters, and at most 517 of them")
     if wanted.kind is not SessionKind.AAUTH:
         if wanted.parent_agent:
             raise InvalidArgumentError("sub-agents are of AAuth; a LumoAuth session has no parent")
