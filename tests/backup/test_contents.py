@@ -28,12 +28,15 @@ from backends.secrets import Secret
 from keyd import backup as backups
 from keyd.config import Config
 from keyd.core.backup import BackupError
+from keyd.core.sessions.revocations import Revoked
 from keyd.core.store import SqlStore, tables
 from keyd.core.store.dump import DumpError
 from keyd.core.timeline import KeyState
 
 
 def test_every_table_and_column_is_in_it(source: Config) -> None:
+    with closing(SqlStore(source.server.state_dir / "keyd.db")) as store:
+        store.revoke([Revoked("https://a.example", "one", START + 600, START)], START)
     rows = {name: [json.loads(line) for line in made(source).members[f"tables/{name}.jsonl"].splitlines()] for name in names()}
     with closing(database(source)) as connection:
         for name in names():
