@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -67,6 +68,9 @@ class Wanted:
         request = pb.OpenSessionRequest()
         request.CopyFrom(self.message)
         request.parent = parent
+        request.request_id = secrets.token_urlsafe(
+            16
+        )  # so that a call whose answer is lost opens no second one when it is tried again
         return request
 
     def sub_agent(self, subject: str) -> Wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 
 from google.protobuf.duration_pb2 import Duration
@@ -28,6 +29,7 @@ KINDS = {
 #: How far ahead a token that is revoked may end: no agent token is good for longer.
 _LONGEST_TOKEN = 86400.0 + 60
 _LONGEST_ID = 256
+_REQUEST_ID = re.compile(r"[!-~]{1,64}")
 #: As long as those of AAuth can be: ``aauth:``, 255 characters, ``@``, and a domain.
 _LONGEST_SUBJECT = 6 + 255 + 1 + 255
 _MOST_AUDIENCES = 64
@@ -42,12 +44,15 @@ class SessionService:
     async def open_session(self, request: pb.OpenSessionRequest, call: Call) -> pb.OpenSessionResponse:
         """Open a session."""
         wanted = _wanted(request, request.token_lifetime if request.HasField("token_lifetime") else None)
+        if request.request_id and not _REQUEST_ID.fullmatch(request.request_id):
+            raise InvalidArgumentError("request_id has 1 to 64 visible ASCII characters")
         session = await self._book.open(
             call.principal,
             wanted,
             algorithm=convert.from_enum(convert.ALGORITHMS, request.algorithm, "algorithm") or Algorithm.ED25519,
             parent=request.parent,
             watched=request.close_on_disconnect,
+            request_id=request.request_id,
             within=call.seconds_left(),
         )
         return pb.OpenSessionResponse(session=_session(session))

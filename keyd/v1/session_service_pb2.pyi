@@ -173,6 +173,7 @@ class OpenSessionRequest(_message.Message):
     AUDIENCES_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     CLOSE_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     issuer_key: _builtins.str
     """Name of the key that shall sign its tokens."""
     kind: Global___SessionKind.ValueType
@@ -189,6 +190,10 @@ class OpenSessionRequest(_message.Message):
     """
     close_on_disconnect: _builtins.bool
     """The session ends when nobody has watched it for some seconds. Whoever opens such a session watches it at once."""
+    request_id: _builtins.str
+    """Optional, chosen by the caller: 1 to 64 visible ASCII characters. Asked again with the same one, and for the same, the answer is the
+    session that was opened for it, while that is open; so a call whose answer was lost can be made again. Take a new one for each session.
+    """
     @_builtins.property
     def token_lifetime(self) -> _duration_pb2.Duration:
         """How long each token is to be good; unset: as long as the grant allows. Less is given where the issuer key's publication ends sooner."""
@@ -209,10 +214,11 @@ class OpenSessionRequest(_message.Message):
         audiences: _abc.Iterable[_builtins.str] | None = ...,
         parent: _builtins.str = ...,
         close_on_disconnect: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token_lifetime", b"token_lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "audiences", b"audiences", "claims", b"claims", "close_on_disconnect", b"close_on_disconnect", "issuer_key", b"issuer_key", "kind", b"kind", "parent", b"parent", "subject", b"subject", "token_lifetime", b"token_lifetime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "audiences", b"audiences", "claims", b"claims", "close_on_disconnect", b"close_on_disconnect", "issuer_key", b"issuer_key", "kind", b"kind", "parent", b"parent", "request_id", b"request_id", "subject", b"subject", "token_lifetime", b"token_lifetime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

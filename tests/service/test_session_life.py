@@ -31,6 +31,7 @@ from keyd.core.model import Purpose
 from keyd.core.sessions.book import UNWATCHED, Limits
 from keyd.core.sessions.renewals import RENEWALS
 from keyd.v1 import session_service_pb2 as pb
+from keyd.v1 import types_pb2
 
 
 class TestRenewal:
@@ -168,6 +169,31 @@ class TestRenewal:
 
 def refuse(*_: object) -> bytes:
     raise BackendUnavailableError("not today")
+
+
+class TestLostAnswers:
+    """OpenSession, called again because its answer was lost."""
+
+    async def test_the_same_session_again(self, agents: House) -> None:
+        one = await opened(agents, request_id="r1")
+        assert (await opened(agents, request_id="r1")).id == one.id
+        assert len(agents.book) == 1
+        assert (await opened(agents, request_id="r2")).id != one.id
+        assert (await opened(agents)).id != one.id
+
+    async def test_nobody_elses_and_for_nothing_else(self, agents: House) -> None:
+        await opened(agents, request_id="r1")
+        assert await reason(opened(agents, request_id="r1", algorithm=types_pb2.ALGORITHM_ES256)) == "INVALID_ARGUMENT"
+        assert await reason(opened(agents, BOB, request_id="r1")) == "GRANT"
+        for wrong in ("a b", "x" * 65, "\u00e9"):
+            assert await reason(opened(agents, request_id=wrong)) == "INVALID_ARGUMENT"
+
+    async def test_a_new_one_when_it_has_ended(self, agents: House) -> None:
+        one = await opened(agents, request_id="r1")
+        await agents.services["sessions"].close_session(pb.CloseSessionRequest(id=one.id), agents.call(SHOP))
+        assert (await opened(agents, request_id="r1")).id != one.id
+        agents.book.close_all()
+        assert not agents.book._requests
 
 
 class TestEnd:

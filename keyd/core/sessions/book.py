@@ -71,6 +71,8 @@ class SessionBook:
         #: How many each principal has, those that are being opened among them.
         self._counts: Counter[tuple[str, str]] = Counter()
         self._opening = 0
+        #: By account and request id.
+        self._requests: dict[tuple[str, str], Session] = {}
         self._rules = _Rules(Policy(), {})
         self._seen = Snapshot()
         self._renewals = Renewals(self._renew)
@@ -95,6 +97,7 @@ class SessionBook:
         algorithm: Algorithm = Algorithm.ED25519,
         parent: str = "",
         watched: bool = False,
+        request_id: str = "",
         within: float | None = None,
     ) -> Session:
         """Make a key, have a token signed that binds it, and return the session.
@@ -102,11 +105,16 @@ class SessionBook:
         Args:
             parent: id of a session of the same caller's of which this one is a sub-agent's.
             watched: the session ends when nobody watches it any more.
+            request_id: the session that is open for it is returned, if there is one; empty: always a new one.
             within: how long the caller waits, in seconds.
 
         Raises:
             KeydError: a subclass says why there is none.
         """
+        asked = (wanted, algorithm, parent, watched)
+        request = (principal.account, request_id) if request_id else None
+        if request is not None and request in self._requests:
+            return self._opened_before(principal, self._requests[request], asked)
         decision = self._guard.decision(principal, "open_session", wanted.issuer_key)
         try:
             session = await self._opened(decision, principal, wanted, algorithm, parent, watched=watched, within=within)
@@ -114,6 +122,9 @@ class SessionBook:
             if not isinstance(exc, AuditError):
                 await self._guard.refuse(decision, exc)
             raise
+        session.asked, session.request = asked, request
+        if request is not None:
+            self._requests[request] = session
         return session
 
     def get(self, principal: Principal, session_id: str) -> Session:
@@ -307,6 +318,13 @@ class SessionBook:
             with suppress(AuditError):
                 await self._guard.refuse(decision, exc)
 
+    def _opened_before(self, principal: Principal, session: Session, asked: object) -> Session:
+        """Return the session whose answer got lost."""
+        self.get(principal, session.id)
+        if session.asked != asked:
+            raise InvalidArgumentError("this request_id has opened a session for something else; take a new one for each session")
+        return session
+
     async def _opened(
         self,
         decision: Decision,
@@ -385,6 +403,8 @@ class SessionBook:
         for each in (session, *session.children):
             if self._sessions.pop(each.id, None) is not None:
                 self._give_back((each.principal.account, each.allowed.grant.name))
+                if each.request is not None:
+                    self._requests.pop(each.request, None)
                 each.close()
         if session.parent is not None and session in session.parent.children:
             session.parent.children.remove(session)

@@ -82,6 +82,9 @@ class Session:
         self.parent = parent
         self.children: list[Session] = []
         self.must_be_watched = watched
+        #: What the call that opened it asked for, and the account and id by which it may ask again; None: it may not.
+        self.asked: object = None
+        self.request: tuple[str, str] | None = None
         self.created = self.last_used = now
         self.token: Token | None = None
         #: Those before, until they are over: what a revocation has to name.
