@@ -187,5 +187,5 @@ def effective_url(url: str, host: str | None) -> str:
     name, colon, port = authority.rpartition(":")
     if colon and port.isdigit() and int(port) == _DEFAULT_PORTS.get(parts.scheme.lower()):
         authority = name
-    query = f"?{parts.query}" if parts.query else ""
-    return f"{parts.scheme.lower()}://{authority}{parts.path or '/'}{query}"
+    question = "?" if "?" in url.partition("#")[0] else ""  # that of an empty query is sent too, and so part of @target-uri
+    return f"{parts.scheme.lower()}://{authority}{parts.path or '/'}{question}{parts.query}"

@@ -279,6 +279,17 @@ def test_authority(daemon, client, url, headers, authority) -> None:
     assert daemon.requests[-1].signature_base.decode().split("\n")[0] == target
 
 
+@pytest.mark.parametrize(("sent", "query"), [("/a?", "?"), ("/a", ""), ("/a#?", ""), ("/a?#b", "?"), ("/a?b?", "?b?")])
+def test_the_question_mark_of_an_empty_query_is_part_of_the_target(daemon, client, sent, query) -> None:
+    """RFC 9421 section 2.2.2: the target URI as it is sent. httpx sends ``/a?`` as it was given."""
+    request = OutgoingRequest("GET", f"http://a.example{sent}", [], b"")
+    sign_request(client, "agent", request, {"components": ("@target-uri", "@query")})
+    assert daemon.requests[-1].signature_base.decode().split("\n")[:2] == [
+        f'"@target-uri": http://a.example/a{query}',
+        f'"@query": {query or "?"}',
+    ]
+
+
 def test_the_base_is_what_the_rfc_says(daemon, client) -> None:
     fields = signed(client, headers=[("Content-Type", " text/plain "), ("X", "1"), ("content-type", "b")])
     digest = content_digest(b"z")
