@@ -120,12 +120,13 @@ class AsyncSession:
         async with self._lock:
             self._closed = True
             info = self._known.info
-            if info is None:
-                return
-            self._known.lose(info)
-        if self._watching is not None:
+            if info is not None:
+                self._known.lose(info)
+        if self._watching is not None:  # also of a session that keyd has lost: it may still try to reach keyd
             self._watching.cancel()
             await asyncio.wait((self._watching,))
+        if info is None:
+            return
         with contextlib.suppress(NotFound, Unavailable, DeadlineExceeded):
             await self._call(self._stub.CloseSession, pb.CloseSessionRequest(id=info.id))
 

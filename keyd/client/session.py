@@ -175,11 +175,12 @@ class Session:
         with self._lock:
             self._closed.set()
             info = self._known.info
-            if info is None:
-                return
-            self._known.lose(info)
+            if info is not None:
+                self._known.lose(info)
         if self._watch_call is not None:
             self._watch_call.cancel()
+        if info is None:
+            return
         with contextlib.suppress(NotFound, Unavailable, DeadlineExceeded):
             self._call(self._stub.CloseSession, pb.CloseSessionRequest(id=info.id))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -87,7 +88,7 @@ class Wanted:
 
 
 class Known:
-    """What is known of a session, and until when that needs no asking. Read and replaced in one step, so threads may share it.
+    """What is known of a session, and until when that needs no asking. Threads may share it: what is read is one entry.
 
     Args:
         clock: seconds since the epoch.
@@ -95,6 +96,7 @@ class Known:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._lock = threading.Lock()  # of who replaces the entry of one session, and no other's
         self._entry: tuple[SessionInfo, float, float] | None = None
 
     @property
@@ -118,19 +120,27 @@ class Known:
 
     def take(self, info: SessionInfo) -> SessionInfo:
         """Remember what keyd said just now, and return it."""
-        now = self._clock()
-        self._entry = (info, now, min(max(info.renew_time, now + _ASK_INTERVAL), now + _LONGEST))
+        entry = self._now(info)
+        with self._lock:
+            self._entry = entry
         return info
 
     def renew(self, info: SessionInfo) -> None:
         """Remember what keyd said of a session, unless it is another one by now."""
-        if self.info is not None and self.info.id == info.id:
-            self.take(info)
+        self._replace(info, self._now(info))
 
     def lose(self, info: SessionInfo) -> None:
         """Forget a session, unless it is another one by now."""
-        if self.info is not None and self.info.id == info.id:
-            self._entry = None
+        self._replace(info, None)
+
+    def _now(self, info: SessionInfo) -> tuple[SessionInfo, float, float]:
+        now = self._clock()
+        return info, now, min(max(info.renew_time, now + _ASK_INTERVAL), now + _LONGEST)
+
+    def _replace(self, info: SessionInfo, entry: tuple[SessionInfo, float, float] | None) -> None:
+        with self._lock:
+            if self._entry is not None and self._entry[0].id == info.id:
+                self._entry = entry
 
 
 def session_info(session: pb.Session) -> SessionInfo:

@@ -213,6 +213,17 @@ async def test_close_where_keyd_is_gone(house) -> None:
         house.start()
 
 
+async def test_close_ends_the_watch_of_a_lost_session_while_keyd_is_gone(house) -> None:
+    async with AsyncClient(house.address, clock=house.clock.now, timeout=0.3, retries=0) as client:
+        session = await client.open_session("agents", SUBJECT, close_on_disconnect=True)
+        house.stop()
+        session._known.lose(session._known.info)  # as a signature has it that keyd refused before it went away
+        await session.close()
+        ended = session._watching.done()
+        house.start()
+        assert ended
+
+
 async def test_a_watched_session_has_its_new_token_without_asking_and_ends_with_its_client(house, client) -> None:
     session = await result(client.open_session("agents", SUBJECT, close_on_disconnect=True))
     before = session.token
@@ -346,4 +357,23 @@ def test_what_is_known_is_good_for_a_minute_and_never_past_the_renewal(house) ->
     known.lose(info)
     assert known.info is None
     known.renew(info)  # a watch that is late
+    assert known.info is None
+
+
+def test_what_a_watch_says_is_late_when_another_thread_has_lost_the_session_meanwhile(house) -> None:
+    with Client(house.address, clock=house.clock.now) as client:
+        info = client.open_session("agents", SUBJECT).info()
+    meanwhile: list[SessionInfo] = []
+
+    def clock() -> float:  # stands for the other thread: it runs where `renew` may be interrupted
+        for lost in meanwhile:
+            known.lose(lost)
+        return 1000.0
+
+    known = Known(clock)
+    known.take(info)
+    known.renew(info)
+    assert known.info is info
+    meanwhile.append(info)
+    known.renew(info)
     assert known.info is None
