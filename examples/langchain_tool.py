@@ -8,6 +8,7 @@ import os
 import sys
 
 import httpx
+from http_message_signatures import HTTPMessageSignaturesException
 from langchain_core.tools import BaseTool, ToolException, tool
 
 from keyd.client import Client, KeydClientError, PermissionDenied
@@ -31,6 +32,8 @@ def signed_fetch(key: str) -> BaseTool:
                 f"Not sent: you may not make this request to {target.host} ({refused.reason}: {refused}). "
                 "Trying it again will not help. Use another address, or tell the user that this one is not allowed."
             ) from refused
+        except HTTPMessageSignaturesException as unsigned:
+            raise ToolException(f"Not sent: this URL cannot be signed, percent-encode what it has: {unsigned}") from unsigned
         except (KeydClientError, httpx.HTTPError) as failed:
             raise ToolException(f"It did not work: {failed}") from failed
         if not response.is_success:

@@ -89,7 +89,8 @@ def sign_request(client: Client, key: str, request: OutgoingRequest, options: Si
 
     Raises:
         KeydClientError: keyd does not sign it.
-        http_message_signatures.HTTPMessageSignaturesException: a covered component is not in the request.
+        http_message_signatures.HTTPMessageSignaturesException: a covered component is not in the request, or the URL has characters
+            that are to be percent-encoded, which httpx sends as they are: ``[ ] | ^ \\`` and a stray ``%``.
     """
     signing = _Signing(request, **options)
     signed, _ = client.sign_rebuilding(key, signing.build)

@@ -123,3 +123,13 @@ def test_the_model_is_told_what_is_no_url(daemon: DaemonProcess, url: str, told:
     code, output = run_example(command("langchain_tool.py"), daemon, "agent-Ed25519", url)
     assert code == 1
     assert output.startswith(f"error: Not sent: {told}")
+
+
+def test_the_model_is_told_of_a_url_that_cannot_be_signed(daemon: DaemonProcess, resource: SignedResource) -> None:
+    """httpx would send the bracket as it is, and RFC 9421 wants what is encoded."""
+    url = resource.url.partition("?")[0]
+    code, output = run_example(command("langchain_tool.py"), daemon, "agent-Ed25519", f"{url}?item[0]=1")
+    assert code == 1
+    assert output.startswith("error: Not sent: this URL cannot be signed")
+    assert resource.received == []
+    assert run_example(command("langchain_tool.py"), daemon, "agent-Ed25519", f"{url}?item%5B0%5D=1")[0] == 0
