@@ -159,6 +159,12 @@ class ServiceAccounts:
 
         return build
 
+    def recheck(self, rules: Rules) -> None:
+        """Raise KeyStateError when ``rules`` let be signed what those of a reload since then may not."""
+        new = self.rules
+        if (new.key, new.max_token_expiration, new.excluded) != (rules.key, rules.max_token_expiration, rules.excluded):
+            raise KeyStateError("a reload changed [kubernetes] while this token was signed; ask for it again")
+
     def warn(self) -> None:
         """Log what keeps kube-apiserver from getting tokens signed."""
         try:

@@ -110,9 +110,19 @@ class Signer:
         return f"{data.decode()}.{jws.b64url(signed.signature)}", signed
 
     async def sign_built(
-        self, principal: Principal, name: str, build: Build, *, kid: str | None = None, within: float | None = None
+        self,
+        principal: Principal,
+        name: str,
+        build: Build,
+        *,
+        kid: str | None = None,
+        within: float | None = None,
+        recheck: Callable[[], None] = lambda: None,
     ) -> tuple[bytes, Signed]:
-        """Have the JWS signing input built for the version that is to sign, sign it, and return both. Raises as :meth:`sign`."""
+        """Have the JWS signing input built for the version that is to sign, sign it, and return both. Raises as :meth:`sign`.
+
+        ``recheck`` raises KeydError when what ``build`` went by has changed while the backend signed; then the signature is withheld.
+        """
         decision = self._guard.decision(principal, "sign", name)
         try:
             self.check_clock()
@@ -124,6 +134,7 @@ class Signer:
             decision.digest = hashlib.sha256(data).digest()
             version, request = self._check_jws(decision, view, data, version.record.kid, now)
             signed = await self._signed(decision, rules, request, view, version, data, within)
+            recheck()
         except BaseException as exc:
             await self._guard.refuse(decision, exc)
             raise

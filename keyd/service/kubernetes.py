@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyd.core import jws, succession
@@ -24,8 +26,13 @@ class ExternalJwtSigner:
 
     async def sign(self, request: pb.SignJWTRequest, call: Call) -> pb.SignJWTResponse:
         """Sign one token."""
+        accounts = self._accounts
         data, signed = await self._signer.sign_built(
-            call.principal, self._accounts.rules.key, self._accounts.build(request.claims), within=call.seconds_left()
+            call.principal,
+            accounts.rules.key,
+            accounts.build(request.claims),
+            within=call.seconds_left(),
+            recheck=partial(accounts.recheck, accounts.rules),
         )
         return pb.SignJWTResponse(header=data.partition(b".")[0].decode(), signature=jws.b64url(signed.signature))
 

@@ -491,6 +491,33 @@ class TestPreviousKeys:
         found = await cluster.refused()
         assert (found.reason, "it verifies and does not sign" in found.message) == ("KEY_STATE", True)
 
+    async def test_a_reload_while_a_token_is_signed(
+        self, cluster: Cluster, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kid, (_, _, path) = (await cluster.fetch()).keys[0].key_id, static_key(directory)
+        runner = cluster.running.daemon.keyring.runner
+        sections: list[str] = []
+
+        class Reloading:
+            def __init__(self, key: Any) -> None:
+                self._runner = runner(key)
+
+            async def sign(self, *arguments: Any) -> bytes:
+                cluster.reload(sections[0])
+                return await self._runner.sign(*arguments)
+
+        monkeypatch.setattr(cluster.running.daemon.keyring, "runner", Reloading)
+        sections[:] = [f'previous_keys = [{{ file = "{path}" }}]\n']  # which is nothing to a token
+        assert await cluster.apiserver.token_request()
+        for sections[:] in ([f'exclude_from_oidc_discovery = ["{kid}"]\n'], ['max_token_expiration = "600s"\n']):
+            found = await cluster.refused()
+            assert (found.reason, found.message) == (
+                "KEY_STATE",
+                "a reload changed [kubernetes] while this token was signed; ask for it again",
+            )
+            assert cluster.trail()[-1]["decision"] == "deny"
+            cluster.reload("")
+
     async def test_a_reload_is_a_change_and_one_without_effect_is_none(self, cluster: Cluster, directory: Path) -> None:
         _, _, path = static_key(directory)
         stamps = []
