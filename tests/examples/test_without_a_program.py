@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 
 import jwt
 import pytest
 import requests
 from daemon_process import DaemonProcess
-from examples_run import ALGORITHMS, GRANTS, make_keys
+from examples_run import ALGORITHMS, GRANTS, ROOT, make_keys
 from http_message_signatures import algorithms
 from joserfc import jws
 from joserfc.errors import BadSignatureError
@@ -77,3 +78,14 @@ def test_requests_http_signature(client: Client, algorithm: str) -> None:
 
 def test_there_is_an_algorithm_of_the_library_for_each_of_ours() -> None:
     assert set(BY_HTTP_NAME.values()) >= {algorithms.ED25519, algorithms.ECDSA_P256_SHA256, algorithms.ECDSA_P384_SHA384}
+
+
+def test_the_private_key_of_the_readme(client: Client) -> None:
+    block = (ROOT / "README.md").read_text().split("```python\n")[2].partition("```")[0]
+    names = {"Client": lambda: client, "jwt": jwt, "time": time}
+    exec(block.replace("my-tokens", "jwt-Ed25519"), names)
+    token = str(names["token"])
+    (key,) = jwt.PyJWKSet.from_dict({"keys": [names["key"].jwk | {"alg": "EdDSA"}]}).keys  # type: ignore[attr-defined]
+    assert jwt.decode(token, key, algorithms=["EdDSA"])["iss"] == "https://agent.example"
+    with pytest.raises(jwt.InvalidSignatureError):
+        jwt.decode(tampered(token), key, algorithms=["EdDSA"])
