@@ -125,7 +125,8 @@ class _Signing:
         headers = field_values(request.headers)
         self._added = dict(options.get("fields", {}))
         if request.body:
-            self._added["Content-Digest"] = content_digest(request.body, options.get("digest_algorithm", "sha-256"))
+            digest = content_digest(request.body, options.get("digest_algorithm", "sha-256"))
+            self._added = overlaid(self._added, {"Content-Digest": digest})
         headers.update({name.lower(): value for name, value in self._added.items()})
         self._message = _Message(request.method.upper(), effective_url(request.url, headers.get("host")), headers)
         self._components = _covered(self._message, options.get("components"), has_body=bool(request.body))
@@ -154,7 +155,7 @@ class _Signing:
     def fields(self, raw: bytes) -> dict[str, str]:
         """Return the fields to set, once the base that was built last is signed."""
         self._signer.apply(self._message, self._prepared, raw)
-        return self._added | {name: self._message.headers[name] for name in ("Signature-Input", "Signature")}
+        return overlaid(self._added, {name: self._message.headers[name] for name in ("Signature-Input", "Signature")})
 
 
 def _covered(message: _Message, components: Sequence[str] | None, *, has_body: bool) -> tuple[str, ...]:
@@ -174,6 +175,12 @@ def field_values(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
         known = headers.get(name.lower())
         headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
     return headers
+
+
+def overlaid(fields: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """Return fields with others in their place or beside them. Names in another case are the same; two lines would be sent else."""
+    names = {name.lower() for name in others}
+    return {name: value for name, value in fields.items() if name.lower() not in names} | dict(others)
 
 
 def effective_url(url: str, host: str | None) -> str:

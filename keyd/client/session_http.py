@@ -17,6 +17,7 @@ from keyd.client.http import (
     SignatureOptions,
     effective_url,
     field_values,
+    overlaid,
     sign_request,
     sign_request_async,
 )
@@ -94,11 +95,8 @@ class _Built:
         """Return the fields to set, once the base that was built last is signed."""
         encoded = base64.urlsafe_b64encode(raw).rstrip(b"=") if self._base64url else base64.b64encode(raw)
         label = "sig1" if info.kind == "lumoauth" else "sig"
-        return (
-            self._more
-            | self._set
-            | {"Signature-Input": f"{label}={self._parameters}", "Signature": f"{label}=:{encoded.decode()}:"}
-        )
+        signature = {"Signature-Input": f"{label}={self._parameters}", "Signature": f"{label}=:{encoded.decode()}:"}
+        return overlaid(self._more, self._set | signature)
 
     def _aauth(self, info: SessionInfo, created: int) -> tuple[dict[str, str], str]:
         """AAuth draft -11: what it demands, and the query, which verifiers do not see else when somebody adds one."""

@@ -308,6 +308,13 @@ def test_the_base_is_what_the_rfc_says(daemon, client) -> None:
     assert (fields["Content-Digest"], fields["Signature-Input"]) == (digest, f"sig1={parameters}")
 
 
+def test_what_is_signed_takes_the_place_of_a_field_in_another_case(client) -> None:
+    options = {"fields": {"content-digest": "sha-256=:AAAA:", "signature": "x", "x-Trace": "1"}}
+    fields = sign_request(client, "agent", OutgoingRequest("POST", "http://a.example/", [], b"z"), options)
+    assert sorted(fields) == ["Content-Digest", "Signature", "Signature-Input", "x-Trace"]
+    assert fields["Content-Digest"] == content_digest(b"z")
+
+
 def test_signing_again_replaces_the_signature(client) -> None:
     old = [("signature", "sig1=:AAAA:"), ("signature-input", 'sig1=("@method");keyid="x"'), ("content-digest", "sha-256=:AAAA:")]
     assert signed(client, headers=old) == signed(client)

@@ -197,6 +197,14 @@ async def test_lumoauth_as_its_sdk_sends_it(send) -> None:
             await send("GET", "/", **wrong)
 
 
+def test_what_a_session_sends_takes_the_place_of_a_field_in_another_case(house) -> None:
+    with Client(house.address, clock=house.clock.now) as client, client.open_session("agents", SUBJECT) as session:
+        options = {"clock": house.clock.now, "fields": {"signature-key": "x", "content-digest": "x", "x-Trace": "1"}}
+        fields = sign_outgoing(session, None, OutgoingRequest("POST", "https://shop.example/", [], b"z"), options)
+        assert sorted(fields) == ["Content-Digest", "Signature", "Signature-Input", "Signature-Key", "x-Trace"]
+        assert fields["Signature-Key"] == session.signature_key
+
+
 def test_an_altered_request_is_refused(house, resource) -> None:
     with Client(house.address, clock=house.clock.now) as client, client.open_session("agents", SUBJECT) as session:
         sent = [("Host", "shop.example"), ("Content-Type", "application/json")]
