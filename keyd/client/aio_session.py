@@ -127,7 +127,7 @@ class AsyncSession:
             await asyncio.wait((self._watching,))
         if info is None:
             return
-        with contextlib.suppress(NotFound, Unavailable, DeadlineExceeded):
+        with contextlib.suppress(NotFound, Unavailable, DeadlineExceeded, grpc.aio.UsageError):  # the last: of a closed channel
             await self._call(self._stub.CloseSession, pb.CloseSessionRequest(id=info.id))
 
     async def __aenter__(self) -> Self:

@@ -171,7 +171,10 @@ class Session:
         return Session(self._channel, self._call, self._attempts, self._clock, self._wanted.sub_agent(subject), self)
 
     def close(self) -> None:
-        """End the session and those of its sub-agents. Where keyd cannot be reached, they end by themselves after a while."""
+        """End the session and those of its sub-agents.
+
+        Where keyd cannot be reached, or the client is closed, they end by themselves after a while.
+        """
         with self._lock:
             self._closed.set()
             info = self._known.info
@@ -181,7 +184,7 @@ class Session:
             self._watch_call.cancel()
         if info is None:
             return
-        with contextlib.suppress(NotFound, Unavailable, DeadlineExceeded):
+        with contextlib.suppress(NotFound, Unavailable, DeadlineExceeded, ValueError):  # the last: of a closed channel
             self._call(self._stub.CloseSession, pb.CloseSessionRequest(id=info.id))
 
     def __enter__(self) -> Self:

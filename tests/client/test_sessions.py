@@ -213,6 +213,14 @@ async def test_close_where_keyd_is_gone(house) -> None:
         house.start()
 
 
+async def test_close_after_its_client_hides_no_error(house, client) -> None:
+    session = await result(client.open_session("agents", SUBJECT))
+    await result(client.close())
+    await result(session.close())
+    with pytest.raises(ValueError, match="is closed; open another one"):
+        await result(session.info())
+
+
 async def test_close_ends_the_watch_of_a_lost_session_while_keyd_is_gone(house) -> None:
     async with AsyncClient(house.address, clock=house.clock.now, timeout=0.3, retries=0) as client:
         session = await client.open_session("agents", SUBJECT, close_on_disconnect=True)
