@@ -229,7 +229,7 @@ class AdminClient(SyncChannel):
         return [agent_tokens.revoked_token(each) for each in self._call(self._sessions.RevokeSession, request, retries=0).tokens]
 
     def revoke_token(self, issuer: str, token_id: str, expires: float) -> RevokedToken:
-        """Put a token on the list of those revoked, until it is over. One that is there stays as it is, so it can be repeated.
+        """Put a token on the list of those revoked, until it is over. Of one that is there the later end counts; so it can be repeated.
 
         Args:
             issuer: its ``iss``.

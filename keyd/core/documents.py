@@ -34,10 +34,11 @@ _log = structlog.get_logger("keyd.documents")
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A rendered document, good until a time while the issuer and the list of revoked tokens are these."""
+    """A rendered document, good from ``since`` to ``until`` while the issuer and the list of revoked tokens are these."""
 
     issuer: Issuer
     listed: object
+    since: float
     until: float
     document: Document
 
@@ -92,10 +93,10 @@ class Documents:
     def _document(self, issuer: Issuer, name: str) -> Document:
         now, listed = self._clock.now(), self._revocations.state if name == REVOKED else None
         known = self._kept.get((issuer.name, name))
-        if known is not None and known.issuer is issuer and known.listed is listed and now < known.until:
+        if known is not None and known.issuer is issuer and known.listed is listed and known.since <= now < known.until:
             return known.document
         until, document = self._revoked(issuer) if name == REVOKED else (inf, _metadata(issuer, name))
-        self._kept[issuer.name, name] = _Kept(issuer, listed, until, document)
+        self._kept[issuer.name, name] = _Kept(issuer, listed, now, until, document)
         return document
 
     def _revoked(self, issuer: Issuer) -> tuple[float, Document]:

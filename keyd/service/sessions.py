@@ -28,8 +28,9 @@ KINDS = {
 }
 #: How far ahead a token that is revoked may end: no agent token is good for longer.
 _LONGEST_TOKEN = 86400.0 + 60
-_LONGEST_ID = 256
 _REQUEST_ID = re.compile(r"[!-~]{1,64}")
+#: As long as either database takes.
+_LONGEST_ID = 255
 #: As long as those of AAuth can be: ``aauth:``, 255 characters, ``@``, and a domain.
 _LONGEST_SUBJECT = 6 + 255 + 1 + 255
 _MOST_AUDIENCES = 64
@@ -130,8 +131,8 @@ class SessionAdminService:
         if not now < expires <= now + _LONGEST_TOKEN:
             raise InvalidArgumentError("expire_time is the exp of the token: in the future, at most a day and a minute ahead")
         token = Revoked(request.issuer, request.token_id, expires, now)
-        await self._revocations.revoke([token])
-        return pb.RevokeTokenResponse(token=_revoked(token))
+        (listed,) = await self._revocations.revoke([token])
+        return pb.RevokeTokenResponse(token=_revoked(listed))
 
     async def list_revoked_tokens(self, request: pb.ListRevokedTokensRequest, call: Call) -> pb.ListRevokedTokensResponse:
         """List the revoked tokens that are not over."""

@@ -233,6 +233,11 @@ async def test_what_one_replica_revokes_the_other_publishes(directory: Path) -> 
                         break
             assert answer.json()["revoked"] == [{"jti": "token-1", "exp": int(START) + 600}]
             assert answer.headers["etag"] == published.headers["etag"]
+            longest, longer = token(2), token(2)
+            longest.token_id, longer.token_id = "x" * 255, "x" * 256
+            assert (await operator.RevokeToken(longest)).token.token_id == longest.token_id
+            assert "1 to 255 printable" in (await refused(operator.RevokeToken(longer))).message
+            published = await get(one, REVOKED)
             with database.server.away():
                 assert (await refused(operator.RevokeToken(token(2)))).reason == "STORE_UNAVAILABLE"
                 assert (await get(one, REVOKED)).content == published.content

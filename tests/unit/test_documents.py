@@ -107,3 +107,14 @@ async def test_a_list_that_is_too_long_is_not_shortened(clock: FakeClock) -> Non
     assert read(documents, AGENT)["issuer"] == ORIGIN
     clock.advance(60)
     assert read(documents, REVOKED) == {"issuer": ORIGIN, "revoked": []}
+
+
+async def test_a_clock_that_is_set_back_brings_what_is_not_over_back(clock: FakeClock) -> None:
+    revocations = Revocations(clock)
+    documents = Documents(clock, revocations)
+    await revocations.revoke([Revoked(ORIGIN, "a", START + 60, START)])
+    before = documents.get(AGENTS, REVOKED)
+    clock.advance(61)
+    assert read(documents, REVOKED)["revoked"] == []
+    clock.advance(-30)
+    assert documents.get(AGENTS, REVOKED) == before

@@ -15,6 +15,7 @@ from keyd.core.errors import StoreUnavailableError
 from keyd.core.sessions.revocations import Revocations, Revoked
 
 ISSUER, OTHER = "https://agents.example", "https://other.example"
+DAY = 86400.0
 FIRST = Revoked(ISSUER, "first", START + 3600, START)
 SECOND = Revoked(ISSUER, "second", START + 60, START)
 
@@ -75,8 +76,10 @@ async def test_one_that_is_over_leaves_the_list_and_the_database(stores: Stores,
     assert revocations.listed() == [SECOND, FIRST]
     clock.advance(0.1)
     assert revocations.listed() == [FIRST]
-    await revocations.revoke([replace(SECOND, token_id="third", expires=START + 90)])
+    clock.advance(DAY)
+    await revocations.revoke([replace(SECOND, token_id="third", expires=START + DAY + 90)])
     assert run(store, "SELECT token_id FROM revoked_tokens ORDER BY token_id") == [("first",), ("third",)]
+    assert [token_id for _, token_id in revocations._listed] == ["first", "third"]
 
 
 async def test_without_the_database_it_is_not_revoked_and_what_was_stays_listed(
@@ -127,3 +130,45 @@ async def test_whoever_depends_on_it_is_told(clock: FakeClock) -> None:
     for tokens in ([FIRST], [FIRST], [], [FIRST, SECOND]):
         await revocations.revoke(tokens)
     assert told == [1, 2]
+
+
+async def test_one_that_was_over_can_be_revoked_again(stores: Stores, clock: FakeClock) -> None:
+    """With an ``exp`` that was too soon, first."""
+    one, other = Revocations(clock, stores.open()), Revocations(clock, stores.open("other"))
+    await one.revoke([replace(FIRST, expires=START + 1)])
+    await other.refresh()
+    clock.advance(2)
+    assert one.listed() == other.listed() == []
+    await one.revoke([FIRST])
+    await other.refresh()
+    assert one.listed() == other.listed() == [FIRST]
+
+
+async def test_a_later_end_counts_everywhere_and_after_a_restart(stores: Stores, clock: FakeClock) -> None:
+    one, other = Revocations(clock, stores.open()), Revocations(clock, stores.open("other"))
+    told: list[str] = []
+    other.on_change = lambda: told.append("changed")
+    assert await one.revoke([replace(FIRST, expires=START + 1)]) == [replace(FIRST, expires=START + 1)]
+    await other.refresh()
+    assert await one.revoke([FIRST]) == [FIRST]
+    await other.refresh()
+    fresh = Revocations(clock, stores.open("third"))
+    await fresh.refresh()
+    assert one.listed() == other.listed() == fresh.listed() == [FIRST]
+    assert told == ["changed"] * 2
+    assert await other.revoke([replace(FIRST, expires=START + 1)]) == [FIRST], "what it says is what is listed"
+
+
+async def test_a_clock_that_was_ahead_takes_nothing_off(stores: Stores, clock: FakeClock) -> None:
+    ahead = FakeClock()
+    ahead.advance(7200)
+    one, wrong = Revocations(clock, stores.open()), Revocations(ahead, stores.open("wrong"))
+    await one.revoke([FIRST])
+    await wrong.refresh()
+    assert wrong.listed() == []
+    later = replace(FIRST, token_id="later", expires=START + 9000)
+    await wrong.revoke([later])
+    ahead.advance(-7200)
+    fresh = Revocations(clock, stores.open("third"))
+    await fresh.refresh()
+    assert wrong.listed() == fresh.listed() == [FIRST, later]

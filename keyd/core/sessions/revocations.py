@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from keyd.core.clock import Clock
 
+R = TypeVar("R")
+#: Seconds that an entry is kept after it is over: a clock that was ahead by less takes nothing off the list.
+_KEPT = 86400.0
 _log = structlog.get_logger("keyd.sessions")
 
 
@@ -34,8 +37,8 @@ class Revoked:
 class RevocationStore(Protocol):
     """Where the list outlives this process. Both methods block, and raise StoreUnavailableError."""
 
-    def revoke(self, tokens: Sequence[Revoked], now: float) -> None:
-        """Put tokens on the list; one that is on it stays as it is. Take those off that are over ``now``."""
+    def revoke(self, tokens: Sequence[Revoked], ended: float) -> None:
+        """Put tokens on the list; of one that is on it, the later end counts. Take those off that were over ``ended``."""
 
     def revoked(self, after: int = 0) -> tuple[list[Revoked], int]:
         """Return what was put on it after a change of that number, and the number of the newest change of anything."""
@@ -61,7 +64,7 @@ class Revocations:
 
     @property
     def state(self) -> object:
-        """What is another object whenever tokens were added."""
+        """What is another object whenever tokens were added, or end later."""
         return self._listed
 
     async def refresh(self) -> None:
@@ -85,20 +88,23 @@ class Revocations:
                 _log.error(
                     "the database has lost revocations that it had confirmed; the tokens are revoked again", number=len(lost)
                 )
-                await asyncio.to_thread(self._store.revoke, lost, now)
+                await asyncio.to_thread(self._store.revoke, lost, now - _KEPT)
 
-    async def revoke(self, tokens: Iterable[Revoked]) -> None:
-        """Put tokens on the list; one that is there stays as it is. Raises StoreUnavailableError: then none of them is on it."""
-        await _to_the_end(self._revoke(list(tokens)))
+    async def revoke(self, tokens: Iterable[Revoked]) -> list[Revoked]:
+        """Put tokens on the list, and return them as they stand there; of one that is on it, the later end counts.
 
-    async def _revoke(self, tokens: list[Revoked]) -> None:
+        Raises:
+            StoreUnavailableError: none of them was put there.
+        """
+        return await _to_the_end(self._revoke(list(tokens)))
+
+    async def _revoke(self, tokens: list[Revoked]) -> list[Revoked]:
         async with self._working:
-            if self._store is None:
-                self._add(tokens)
-                return
-            await asyncio.to_thread(self._store.revoke, tokens, self._clock.now())
+            if self._store is not None:
+                await asyncio.to_thread(self._store.revoke, tokens, self._clock.now() - _KEPT)
             # What is in the store is on the list, whether or not the store can be read again right now.
             self._add(tokens)
+            return [self._listed[token.issuer, token.token_id] for token in tokens]
 
     def listed(self, issuer: str | None = None) -> list[Revoked]:
         """Return those that are not over, of one issuer or of all, in the order in which they end."""
@@ -112,15 +118,20 @@ class Revocations:
             self._add(tokens)
 
     def _add(self, tokens: Iterable[Revoked]) -> None:
-        """Swap the list for one with these, and without those that are over."""
-        new = {(token.issuer, token.token_id): token for token in tokens}
-        if not new.keys() <= self._listed.keys():
-            now = self._clock.now()
-            kept = {key: token for key, token in self._listed.items() if token.expires > now}
-            self._listed = MappingProxyType(new | kept)
+        """Swap the list for one with these, and without those that were over a while ago."""
+        new: dict[tuple[str, str], Revoked] = {}
+        for token in tokens:
+            key = token.issuer, token.token_id
+            known = new.get(key) or self._listed.get(key)
+            if known is None or token.expires > known.expires:
+                new[key] = token if known is None else replace(known, expires=token.expires)
+        if new:
+            ended = self._clock.now() - _KEPT
+            kept = {key: token for key, token in self._listed.items() if token.expires > ended}
+            self._listed = MappingProxyType(kept | new)
             self.on_change()
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def _to_the_end(work: Coroutine[Any, Any, R]) -> R:
     """Run ``work`` to its end even if the caller goes away: what the store has, the list must have too."""
-    await asyncio.shield(asyncio.ensure_future(work))
+    return await asyncio.shield(asyncio.ensure_future(work))

@@ -235,11 +235,11 @@ class SqlStore:
             self._database.announce(connection, change)
             return change
 
-    def revoke(self, tokens: Sequence[Revoked], now: float) -> None:
-        """Put tokens on the list of those that are revoked, and take those off that are over ``now``."""
+    def revoke(self, tokens: Sequence[Revoked], ended: float) -> None:
+        """Put tokens on the list of those that are revoked, and take those off that were over ``ended``."""
         with self._database.writing() as connection:
             change = _next_change(connection)
-            revoked.add(connection, tokens, now, change)
+            revoked.add(connection, tokens, ended, change)
             self._database.announce(connection, change)
 
     def revoked(self, after: int = 0) -> tuple[list[Revoked], int]:

@@ -132,7 +132,7 @@ intents = Table(
     Column("owner", String(64), nullable=False, server_default=""),
 )
 
-# Tokens that are no longer good although they are not over. ``change`` is the number of the change that added one.
+# Tokens that are no longer good although they are not over. ``change`` is the number of the change that added one, or made it end later.
 revoked_tokens = Table(
     "revoked_tokens",
     metadata,
