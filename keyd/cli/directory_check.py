@@ -14,7 +14,7 @@ from http_message_signatures import HTTPMessageVerifier, MappingKeyResolver, alg
 
 from keyd.cli.request import signed
 from keyd.client.digest import content_digest
-from keyd.core import jwk
+from keyd.core import authorities, jwk
 from keyd.core.directory import MEDIA_TYPE, PATH
 from keyd.core.publication import FEWEST_READ, SMALLEST_READ
 from keyd.core.signature_base import DIRECTORY_TAG
@@ -70,9 +70,17 @@ def url_of(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "https":
         raise ValueError(f"{text!r} is not https, and verifiers ask for nothing else; to look before there is TLS, use --via")
-    if not parts.hostname or parts.username or parts.query or parts.fragment or parts.path not in ("", "/", PATH):
-        raise ValueError(f"{text!r} is not an origin such as https://agent.example; verifiers add {PATH} themselves")
-    return f"https://{parts.netloc.lower()}{PATH}"
+    authority = parts.netloc.lower().removesuffix(":443")
+    try:
+        if not authority or "*" in authority or parts.query or parts.fragment or parts.path not in ("", "/", PATH):
+            raise ValueError("no origin")
+        authorities.check(authority)
+    except ValueError as exc:
+        reason = "" if authority.isascii() else f": {exc}"
+        raise ValueError(
+            f"{text!r} is not an origin such as https://agent.example; verifiers add {PATH} themselves{reason}"
+        ) from None
+    return f"https://{authority}{PATH}"
 
 
 def check(url: str, *, via: str | None, timeout: float) -> Verdict:
@@ -99,7 +107,7 @@ def check(url: str, *, via: str | None, timeout: float) -> Verdict:
 
 def _fetch(url: str, via: str | None, timeout: float) -> tuple[httpx.Response, bytes]:
     authority = urlsplit(url).netloc
-    headers = {"Accept": MEDIA_TYPE, "Host": authority.removesuffix(":443"), "Accept-Encoding": "identity"}
+    headers = {"Accept": MEDIA_TYPE, "Host": authority, "Accept-Encoding": "identity"}
     target = url if via is None else f"{via.rstrip('/')}{PATH}"
     try:
         with httpx.Client(timeout=timeout) as client, client.stream("GET", target, headers=headers) as response:
@@ -185,7 +193,8 @@ def _look_at_signature(verdict: KeyVerdict, member: dict[str, Any], url: str, re
         verdict.problem = "its signature covers a Content-Digest that is not that of the document"
     else:
         verdict.problem = _verify(mine[0]["label"], member, verdict.thumbprint, url, response)
-        verdict.expires = int(parameters["expires"])
+        expires = parameters["expires"]
+        verdict.expires = expires if isinstance(expires, int) else None
     if member.get("crv") != "Ed25519":
         verdict.cloudflare = "Cloudflare uses Ed25519 alone"
     elif components != [_AUTHORITY]:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 # Signature-Input as KeydAuth writes it (RFC 9421 section 4.1): strings and integers, no other kinds of value.
 _STRING = r'"(?:[^"\\]|\\.)*"'
+_INTEGER = r"\d{1,15}(?!\d)"  # no more digits: RFC 9651 section 3.3.1
 _SIGNATURE_INPUT = re.compile(
-    rf"(?P<label>[a-z*][a-z0-9_.*-]*)=\((?P<components>(?:{_STRING}|[^\")])*)\)(?P<parameters>(?:;[a-z]+=(?:{_STRING}|\d+))*)"
+    rf"(?P<label>[a-z*][a-z0-9_.*-]*)=\((?P<components>(?:{_STRING}|[^\")])*)\)(?P<parameters>(?:;[a-z]+=(?:{_STRING}|{_INTEGER}))*)"
 )
 _COMPONENT = re.compile(rf"{_STRING}(?:;[a-z]+(?:={_STRING})?)*")
-_PARAMETER = re.compile(rf";([a-z]+)=({_STRING}|\d+)")
+_PARAMETER = re.compile(rf";([a-z]+)=({_STRING}|{_INTEGER})")
 
 
 @click.command(

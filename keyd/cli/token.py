@@ -156,12 +156,13 @@ def _named_by(text: str) -> tuple[str, str, float]:
     try:
         claims = json.loads(base64.b64decode(parts[1] + b"=" * (-len(parts[1]) % 4), altchars=b"-_", validate=True))
         issuer, jti, expires = claims["iss"], claims["jti"], claims["exp"]
+        f"{issuer}{jti}".encode()  # JSON has half characters, which no text has
     except (ValueError, KeyError, TypeError, RecursionError):
         raise wrong from None
     sound = isinstance(issuer, str) and isinstance(jti, str) and isinstance(expires, int | float)
     if not sound or isinstance(expires, bool):
         raise wrong
-    return issuer, jti, _bounded(float(expires))
+    return issuer, jti, _bounded(expires)
 
 
 def _time(text: str) -> float:
@@ -174,7 +175,7 @@ def _time(text: str) -> float:
 def _bounded(at: float) -> float:
     if not 0 <= at < 253402300800:  # the year 10000
         raise Rejected("exp is no time in seconds since 1970")
-    return at
+    return float(at)
 
 
 def _public_jwk(path: str) -> str:

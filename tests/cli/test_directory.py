@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,6 +186,14 @@ def _without_expires(served: Served) -> None:
     served.headers["Signature-Input"] = before + after[10:]
 
 
+def _expires(value: str) -> Callable[[Served], None]:
+    def spoil(served: Served) -> None:
+        fields = served.headers["Signature-Input"]
+        served.headers["Signature-Input"] = re.sub("expires=[0-9]+", f"expires={value}", fields)
+
+    return spoil
+
+
 def _without_req(served: Served) -> None:
     served.headers["Signature-Input"] = served.headers["Signature-Input"].replace(";req", "")
 
@@ -212,6 +221,9 @@ def _no_key(served: Served) -> None:
         (_altered, "its signature is not good"),
         (_other_tag, "it does not sign the response"),
         (_without_expires, "its signature lacks expires"),
+        (_expires('"soon"'), "its signature is not good"),
+        (_expires("9" * 5000), "it does not sign the response"),
+        (_expires("9" * 15), "its signature is not good"),
         (_without_req, 'does not cover "@authority";req'),
         (_other_document, "covers a Content-Digest that is not that of the document"),
         (_private, "it shows its private key"),
@@ -253,6 +265,10 @@ def test_an_issuer_that_is_not_there(run: Run, served: Served, daemon: FakeDaemo
         (("http://bot.example",), 4, "is not https"),
         (("https://bot.example/keys",), 4, "is not an origin"),
         (("https://user@bot.example",), 4, "is not an origin"),
+        (("https://:secret@bot.example",), 4, "is not an origin"),
+        (("https://b\u00fccher.example",), 4, "A-labels"),
+        (("https://bot example",), 4, "is not an origin"),
+        (("https://bot.example:99999",), 4, "is not an origin"),
         ((URL, "--via", "http://127.0.0.1:1"), 1, "no answer from 127.0.0.1:1"),
     ],
 )

@@ -121,6 +121,7 @@ def test_a_token_is_revoked_by_its_name(daemon: FakeDaemon, run: Run, given: str
             jwt(iss="a", jti="a", exp="1"),
         ),
         *(jwt(iss="a", jti="a", exp=True), jwt(iss="a", jti="a", exp=1e300), jwt(iss="a", jti="a", exp=-1)),
+        *(jwt(iss="a", jti="a", exp=10**400), jwt(iss="\ud800", jti="a", exp=1), jwt(iss="a", jti="\ud800", exp=1)),
         "a." + base64.urlsafe_b64encode(b"[" * 100_000).decode() + ".c",
     ],
 )
