@@ -75,7 +75,7 @@ def _route(handler: logging.Handler, level: int) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = True
+        logger.propagate = name != "uvicorn.access"  # who asks for a public document, and how often, must not fill a disk
     logging.captureWarnings(capture=True)
 
 

@@ -295,3 +295,13 @@ async def test_a_reload_takes_issuers_over_and_says_which_sets_are_large(
     app._reload(running.daemon, path)
     assert (await answer())[0] == "public, max-age=300"
     await http.aclose()
+
+
+async def test_requests_are_in_no_log_also_after_a_reload(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anybody may ask, as often as they like, for paths of any text."""
+    app._reload(running.daemon, running.directory / "keyd.toml")
+    async with httpx.AsyncClient(base_url=running.http, trust_env=False) as client:
+        assert (await client.get("/written-by-anybody")).status_code == 404
+    logged = capsys.readouterr().err
+    assert "configuration reloaded" in logged
+    assert "written-by-anybody" not in logged
