@@ -158,9 +158,12 @@ class Directories:
                 self._tell()
             return now + _OUTAGE
         due = [slot for slot, request in ours.items() if self._due(slot, request, now) <= now]
+        planned = self._keyring.snapshot, self._publication.rules
         for slot in due:
             await self._sign(slot, ours[slot])
             await asyncio.sleep(0)  # a store in this process does not wait, and hundreds of signatures take long
+            if self._keyring.snapshot is not planned[0] or self._publication.rules is not planned[1]:
+                break  # what is still due may be stopped, or another's
         if due:
             return self._keyring.clock.now()
         ends = [rendered.document.until for rendered in self._documents.values()]
@@ -231,8 +234,8 @@ class Directories:
                     yield Request(issuer.name, entry, authority, digest)
 
     def _signs(self, issuer: Issuer, entry: Entry, now: float) -> bool:
-        key = entry.key.key
-        if Purpose.DIRECTORY not in key.purposes and (issuer.name, key.name) not in self._told:
+        key, new = entry.key.key, (issuer.name, entry.key.key.name) not in self._told
+        if Purpose.DIRECTORY not in key.purposes and new:
             self._told.add((issuer.name, key.name))
             _log.warning(
                 "a key in a key directory may not sign it, so verifiers that want signatures ignore the key",
@@ -240,6 +243,17 @@ class Directories:
                 key=key.name,
                 hint="make a key with the purposes http and directory; keys with the profile web-bot-auth have both",
             )
+        elif key.backend not in self._keyring.backends:
+            if new:
+                self._told.add((issuer.name, key.name))
+                _log.error(
+                    "a key in a key directory cannot sign it, because its backend is not configured",
+                    issuer=issuer.name,
+                    key=key.name,
+                    backend=key.backend,
+                    hint="write [backends.NAME] into the configuration again, or take the key out of the issuer",
+                )
+            return False
         return directory.may_sign(entry.key, entry.version, now)
 
     def _coming(self, issuer: Issuer, now: float) -> Iterator[Entry]:
@@ -331,7 +345,11 @@ class Directories:
             if signature is None and directory.may_sign(entry.key, entry.version, now)
         ]
         digest = document.content_digest if issuer.directory == "draft" else None
-        tried = [(authority, entry.version.record.thumbprint, digest) in self._failures for entry in missing]
+        tried = [
+            (authority, entry.version.record.thumbprint, digest) in self._failures
+            or entry.key.key.backend not in self._keyring.backends
+            for entry in missing
+        ]
         fields = tuple(directory.fields((signature.parameters, signature.octets) for signature in signatures))
         answer = Answer(document.body, document.etag, fields, digest, 0, pending=not all(tried))
         until = min([document.until, *(signature.expires for signature in signatures)])

@@ -37,7 +37,8 @@ def route(directories: Directories) -> Route:
             return PlainTextResponse("nothing to publish now\n", 503, {**_NONE, "Retry-After": "5"})
         headers = {**_PUBLIC, **_EXPOSED, "ETag": answer.etag, "Cache-Control": f"public, max-age={answer.max_age}"}
         headers.update(answer.fields)  # also without the document: a cache puts them in the place of older ones
-        if unchanged(request, answer.etag):
+        # A cache that is told nothing of signatures keeps those that it has; they may be of a key that was disabled.
+        if answer.fields and unchanged(request, answer.etag):
             return Response(status_code=304, headers=headers)
         if answer.content_digest is not None:
             headers["Content-Digest"] = answer.content_digest

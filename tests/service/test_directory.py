@@ -70,6 +70,17 @@ async def test_conditional_requests_and_head(running: Running, http: httpx.Async
         assert head.headers.get("content-digest") == full.headers.get("content-digest")
 
 
+async def test_a_cache_gets_no_confirmation_of_signatures_that_there_are_no_more(
+    running: Running, http: httpx.AsyncClient
+) -> None:
+    await create(running)
+    signed = await http.get(PATH, headers=HOST)
+    assert "signature" in signed.headers
+    await running.keys.DisableKey(pb.DisableKeyRequest(name="bot"))
+    again = await http.get(PATH, headers={**HOST, "If-None-Match": signed.headers["etag"]})
+    assert (again.status_code, again.content, "signature" in again.headers) == (200, signed.content, False)
+
+
 async def test_a_request_waits_for_the_first_signature(
     running: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 import structlog
 from cryptography.exceptions import InvalidSignature
 from guarded import RecordedAudit
+from stores import add
 from support import START, FakeClock, keyring, memory_backend, new_key
 
 from backends import errors as backend_errors
@@ -33,6 +34,7 @@ from keyd.core.profile import BUILT_IN
 from keyd.core.publication import Issuer, Publication, Rules
 from keyd.core.runner import BackendRunner
 from keyd.core.signing import Signer
+from keyd.core.snapshot import VersionView
 from keyd.core.store import SqlStore
 
 HOST, OTHER = "agent.example", "agent.example:8443"
@@ -268,8 +270,39 @@ class TestWhoSigns:
         place.runner.sign = stopping  # type: ignore[method-assign]
         await place.directories.step("mem")
         assert place.directories._signatures == {}
-        assert [d.reason for d in place.audit.decisions] == ["KEY_STATE"] * 2
+        assert [d.reason for d in place.audit.decisions] == ["KEY_STATE"], "at the other authority it is not asked to"
         assert view.key.disabled_at is None
+
+    async def test_what_is_stopped_while_another_signs_is_not_asked_to(self, place: Place) -> None:
+        await place.create()
+        await place.create("bot-2")
+        asked, original = [], place.runner.sign
+
+        async def sign(version: VersionView, *args: Any) -> bytes:
+            asked.append(version.record.key)
+            if len(asked) == 1:
+                await place.ring.compromise("bot-2", 1, "stolen")
+            return await original(version, *args)
+
+        place.runner.sign = sign  # type: ignore[method-assign]
+        await place.sign()
+        assert (asked[0], len(asked)) == ("bot", 4)
+        assert asked.count("bot-2") == 2, "its successor, at two authorities"
+        assert place.directories.failed["bot"] == 0
+        assert [d.reason for d in place.audit.decisions] == [None] * 4
+
+    async def test_an_issuer_that_goes_while_keys_sign_has_no_more_signed(self, place: Place) -> None:
+        await place.create()
+        original = place.runner.sign
+
+        async def sign(*args: Any) -> bytes:
+            place.form("off")
+            return await original(*args)
+
+        place.runner.sign = sign  # type: ignore[method-assign]
+        await place.sign()
+        assert place.directories.made["bot"] == 1
+        assert place.directories._signatures == {}
 
 
 class TestKeeping:
@@ -400,6 +433,21 @@ class TestKeeping:
             pass
         await place.directories.step("mem")
         await asyncio.wait_for(place.directories.settled(HOST, "", 20), 5)
+
+    async def test_nobody_waits_for_a_key_whose_backend_is_not_configured(self, place: Place) -> None:
+        add(place.ring._store, new_key("bot-gone", backend="gone", purposes=BOTH, profile="web-bot-auth"))
+        await place.ring.refresh()
+        with structlog.testing.capture_logs() as logs:
+            await place.sign()
+            await place.sign()
+        assert [(entry["log_level"], entry["key"], entry["backend"]) for entry in logs] == [("error", "bot-gone", "gone")]
+        await asyncio.wait_for(place.directories.settled(HOST, "", 20), 5)
+        with pytest.raises(KeyStateError, match="could sign it"):
+            place.directories.answer(HOST, "")
+        thumbprint = await place.create()
+        await place.sign()
+        await asyncio.wait_for(place.directories.settled(HOST, "", 20), 5)
+        assert (place.signers(), place.directories.answer(HOST, "").max_age) == ({thumbprint}, 10)
 
     async def test_what_is_kept_goes_when_the_configuration_does(self, place: Place) -> None:
         await place.create()
