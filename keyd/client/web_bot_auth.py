@@ -14,7 +14,8 @@ from keyd.client.http import SignatureOptions
 
 TAG = "web-bot-auth"
 _COMPONENTS = ("@method", "@authority", "@path")
-_ORIGIN = re.compile(r"https://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+_NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_ORIGIN = re.compile(rf"https://(?:\[[0-9a-f:.]+\]|{_NAME})(?::(?P<port>[1-9][0-9]{{0,4}}))?")
 _LABEL = re.compile(r"[a-z*][a-z0-9_.*-]*")
 
 
@@ -61,9 +62,10 @@ def _origin(agent: str) -> str:
     if scheme != "https":
         raise ValueError(f"agent {agent!r} is not an https origin; verifiers fetch key directories over https alone")
     origin = f"https://{host.lower()}"
-    if not _ORIGIN.fullmatch(origin):
+    match = _ORIGIN.fullmatch(origin)
+    if match is None or int(match["port"] or 443) > 65535:
         raise ValueError(
-            f"agent {agent!r} is not an origin such as https://agent.example: no path, no user, and a host in its A-labels; "
+            f"agent {agent!r} is not an origin such as https://agent.example: no path, no user, and a host in its A-labels, without a dot at the end; "
             "verifiers add the well-known path themselves"
         )
     return origin

@@ -32,7 +32,8 @@ def host_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str]:
     match = _HOST.fullmatch(values[0].lower()) if len(values) == 1 and len(values[0]) <= _LONGEST else None
     if match is None:
         raise BadHostError
-    port = (match["port"] or b"").decode().lstrip("0")
+    digits = (match["port"] or b"").decode()
+    port = digits.lstrip("0") or digits[:1]
     if match["v6"] is None:
         return match["name"].decode(), port
     try:

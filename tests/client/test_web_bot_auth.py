@@ -59,7 +59,9 @@ def test_a_body_is_covered_too(daemon: Any) -> None:
     assert fields.keys() == {"Signature-Agent", "Content-Digest", "Signature-Input", "Signature"}
 
 
-@pytest.mark.parametrize("agent", ["https://agent.example:8443", "https://[2001:db8::1]", "HTTPS://Agent.Example"])
+@pytest.mark.parametrize(
+    "agent", ["https://agent.example:8443", "https://[2001:db8::1]", "https://a:65535", "HTTPS://Agent.Example"]
+)
 def test_origins(agent: str) -> None:
     assert web_bot_auth.options(agent)["fields"] == {"Signature-Agent": f'"{agent.lower()}"'}
 
@@ -86,6 +88,11 @@ def test_what_is_not_https_is_refused_with_words(agent: str) -> None:
         "https://agent.example\r\nx: y",
         "https://bücher.example",
         "https://agent.example:port",
+        "https://agent.example.",
+        "https://.agent.example",
+        "https://agent..example",
+        "https://agent.example:0",
+        "https://agent.example:65536",
     ],
 )
 def test_what_is_no_origin_is_refused_with_words(agent: str) -> None:

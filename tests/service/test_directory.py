@@ -108,6 +108,8 @@ async def test_where_there_is_none(running: Running, http: httpx.AsyncClient) ->
         ("agent.example", PATH, 200),
         ("agent.example:443", PATH, 200),
         ("agent.example:8470", PATH, 404),
+        ("agent.example:0", PATH, 404),
+        ("agent.example.", PATH, 404),
         ("evil.example", PATH, 404),
         ("a/b", PATH, 400),
         ("agent.example", PATH + "/", 404),

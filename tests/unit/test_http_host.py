@@ -25,7 +25,7 @@ def test_it_is_plain_or_refused(values: list[bytes]) -> None:
         return
     assert len(values) < 2
     assert re.fullmatch(r"(\[[0-9a-f:.]+\]|[!-.0-9;=_a-z~]*)", host)
-    assert re.fullmatch(r"|[1-9][0-9]{0,4}", port)
+    assert re.fullmatch(r"|0|[1-9][0-9]{0,4}", port)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def test_it_is_plain_or_refused(values: list[bytes]) -> None:
         (b"A.Example", ("a.example", "")),
         (b"a.example:0443", ("a.example", "443")),
         (b"a.example:", ("a.example", "")),
+        (b"a.example:00", ("a.example", "0")),
         (b"[2001:DB8:0::1]:1", ("[2001:db8::1]", "1")),
         (b"[::ffff:192.0.2.1]", ("[::ffff:c000:201]", "")),
     ],
