@@ -119,6 +119,9 @@ async def test_what_the_database_lost_is_revoked_again(stores: Stores, clock: Fa
     assert revocations.newest_change < read
     await other.reload()
     assert other.listed() == [FIRST]
+    run(store, "UPDATE revoked_tokens SET expires_at = :at", at=START + 62)
+    await revocations.reload()
+    assert run(store, "SELECT expires_at FROM revoked_tokens WHERE token_id = 'first'") == [(START + 3600,)]
     run(store, "DELETE FROM revoked_tokens")
     await Revocations(clock, store).reload()
     assert run(store, "SELECT token_id FROM revoked_tokens") == [], "who never knew of it loses nothing"

@@ -81,8 +81,8 @@ class Revocations:
             if self._store is None:
                 return
             tokens, self._read = await asyncio.to_thread(self._store.revoked)
-            known, now = {(token.issuer, token.token_id) for token in tokens}, self._clock.now()
-            lost = [token for key, token in self._listed.items() if key not in known and token.expires > now]
+            ends, now = {(token.issuer, token.token_id): token.expires for token in tokens}, self._clock.now()
+            lost = [token for key, token in self._listed.items() if token.expires > max(now, ends.get(key, now))]
             self._add(tokens)
             if lost:
                 _log.error(
