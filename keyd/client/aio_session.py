@@ -134,7 +134,8 @@ class AsyncSession:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
+        with contextlib.suppress(*([KeydClientError] if error is not None else [])):  # the program's own error says more
+            await self.close()
 
     def __repr__(self) -> str:
         return session_state.describe(type(self).__name__, self._wanted)

@@ -191,7 +191,8 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        with contextlib.suppress(*([KeydClientError] if error is not None else [])):  # the program's own error says more
+            self.close()
 
     def __repr__(self) -> str:
         return session_state.describe(type(self).__name__, self._wanted)

@@ -17,7 +17,7 @@ from session_house import SUBJECT, House, claims, eventually, result
 from keyd import client as keyd
 from keyd.client import AsyncClient, Client, SessionInfo
 from keyd.client.keys import PrivateKey, public_key
-from keyd.client.session_state import Known
+from keyd.client.session_state import Known, Wanted
 
 
 @pytest.fixture(scope="module")
@@ -385,3 +385,30 @@ def test_what_a_watch_says_is_late_when_another_thread_has_lost_the_session_mean
     meanwhile.append(info)
     known.renew(info)
     assert known.info is None
+
+
+@pytest.mark.parametrize("failed", [True, False])
+async def test_what_the_program_raises_is_not_hidden_by_a_refusal_to_close(house, client, monkeypatch, failed: bool) -> None:
+    session = await result(client.open_session("agents", SUBJECT))
+
+    def refuse(*_: Any) -> Any:
+        raise keyd.PermissionDenied("a reload took the grant away", reason="GRANT")
+
+    monkeypatch.setattr(type(session), "close", refuse)
+    expected = ZeroDivisionError if failed else keyd.PermissionDenied
+    with pytest.raises(expected):
+        if isinstance(client, Client):
+            with session:
+                assert 1 // (not failed)
+        else:
+            async with session:
+                assert 1 // (not failed)
+
+
+def test_each_session_is_asked_for_under_an_id_of_its_own() -> None:
+    wanted = Wanted.of("agents", SUBJECT, {})
+    ids = {wanted.request().request_id for _ in range(3)} | {
+        wanted.sub_agent("aauth:shop+x@agents.example").request("p").request_id
+    }
+    assert len(ids) == 4
+    assert all(ids)
