@@ -223,7 +223,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
             _KEYS: KeyService(keyring, daemon.defaults, guard, rotator),
             _BACKENDS: BackendService(keyring, monitor, types),
             _AUDIT: AuditService(kept),
-            _SESSION_ADMIN: SessionAdminService(sessions, revocations, fleet.clock),
+            _SESSION_ADMIN: SessionAdminService(sessions, revocations, fleet.clock, publication),
         },
     )
 

@@ -126,7 +126,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     inner = {
         "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), SessionSigner(ring, guard, book), publication, guard),
         "sessions": SessionService(book),
-        "session_admin": for_operators(SERVICES["session_admin"], SessionAdminService(book, revocations, clock), guard),
+        "session_admin": for_operators(
+            SERVICES["session_admin"], SessionAdminService(book, revocations, clock, publication), guard
+        ),
         "keys": for_operators(SERVICES["keys"], KeyService(ring, defaults, guard, Rotator(ring, Rules())), guard),
         "backends": for_operators(
             SERVICES["backends"], BackendService(ring, Monitor(ring, lambda: asyncio.sleep(0)), {"mem": "memory"}), guard

@@ -15,7 +15,7 @@ from keyd.cli.options import Connection, daemon_options, json_option, yes_option
 from keyd.cli.times import relative, rfc3339
 
 if TYPE_CHECKING:
-    from keyd.client.model import ListedSession
+    from keyd.client.model import ListedSession, RevokedToken
 
 
 @click.group(
@@ -68,7 +68,7 @@ def revoke(connection: Connection, name: str, yes: bool, as_json: bool) -> None:
     with connection.admin() as admin:
         tokens = admin.revoke_session(name)
     if as_json:
-        output.print_json({"tokens": [dataclasses.asdict(each) | times_of(each, "expires", "revoked") for each in tokens]})
+        output.print_json({"tokens": [entry_of(each) for each in tokens]})
     else:
         click.echo(f"{printable(name)}: ended; {len(tokens)} of its tokens are revoked")
 
@@ -76,6 +76,13 @@ def revoke(connection: Connection, name: str, yes: bool, as_json: bool) -> None:
 def times_of(value: Any, *names: str) -> dict[str, str]:
     """Return times of a value as JSON has them."""
     return {name: rfc3339(getattr(value, name)) for name in names}
+
+
+def entry_of(token: RevokedToken) -> dict[str, Any]:
+    """Return an entry of the list of revoked tokens as JSON has it. Warnings are on stderr, as everywhere."""
+    members = dataclasses.asdict(token) | times_of(token, "expires", "revoked")
+    del members["warnings"]
+    return members
 
 
 def _to_json(found: ListedSession) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from keyd.cli import inputs, output
 from keyd.cli.command import Group
 from keyd.cli.errors import Rejected, printable
 from keyd.cli.options import DURATION, Connection, daemon_options, json_option
-from keyd.cli.session import times_of
+from keyd.cli.session import entry_of, times_of
 from keyd.cli.times import both, parse_rfc3339
 
 
@@ -111,8 +111,9 @@ def revoke(
         raise click.UsageError("give the token, or - to read it, or --issuer, --jti and --expires")
     with connection.admin() as admin:
         found = admin.revoke_token(of, name, end)
+    output.warn(map(printable, found.warnings))
     if as_json:
-        output.print_json({"token": dataclasses.asdict(found) | times_of(found, "expires", "revoked")})
+        output.print_json({"token": entry_of(found)})
     else:
         until = both(found.expires, time.time())
         click.echo(
@@ -135,7 +136,7 @@ def list_(connection: Connection, issuer: str, as_json: bool) -> None:
     with connection.admin() as admin:
         found = admin.revoked_tokens(issuer)
     if as_json:
-        output.print_json({"tokens": [dataclasses.asdict(each) | times_of(each, "expires", "revoked") for each in found]})
+        output.print_json({"tokens": [entry_of(each) for each in found]})
     elif found:
         from rich.text import Text
 

@@ -240,7 +240,8 @@ class AdminClient(SyncChannel):
             ValueError: ``expires`` is no such time.
         """
         request = agent_tokens.revoke_request(issuer, token_id, expires)
-        return agent_tokens.revoked_token(self._call(self._sessions.RevokeToken, request).token)
+        response = self._call(self._sessions.RevokeToken, request)
+        return agent_tokens.revoked_token(response.token, response.warnings)
 
     def revoked_tokens(self, issuer: str = "") -> list[RevokedToken]:
         """Return the revoked tokens that are not over, in the order in which they end; with ``issuer``, only those with this ``iss``."""

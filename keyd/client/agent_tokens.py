@@ -70,9 +70,10 @@ def revoke_request(issuer: str, token_id: str, expires: float) -> pb.RevokeToken
     return request
 
 
-def revoked_token(message: pb.RevokedToken) -> RevokedToken:
+def revoked_token(message: pb.RevokedToken, warnings: Iterable[str] = ()) -> RevokedToken:
     """Return an entry of the list."""
-    return RevokedToken(message.issuer, message.token_id, _seconds(message.expire_time), _seconds(message.revoke_time))
+    times = _seconds(message.expire_time), _seconds(message.revoke_time)
+    return RevokedToken(message.issuer, message.token_id, *times, tuple(warnings))
 
 
 def listed_session(message: pb.SessionInfo) -> ListedSession:

@@ -115,12 +115,14 @@ class RevokedToken:
         token_id: its ``jti``.
         expires: its ``exp``, with which it leaves the list.
         revoked: when it was revoked.
+        warnings: what an operator who revoked it should know.
     """
 
     issuer: str
     token_id: str
     expires: float
     revoked: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

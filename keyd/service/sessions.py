@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from backends.api import Algorithm
 from keyd.core.clock import Clock
 from keyd.core.errors import InvalidArgumentError
+from keyd.core.publication import Publication
 from keyd.core.sessions import issuing, tokens
 from keyd.core.sessions.book import SessionBook
 from keyd.core.sessions.grant import SessionKind
@@ -105,10 +106,11 @@ class SessionService:
 class SessionAdminService:
     """Shows operators what sessions there are, and takes tokens back."""
 
-    def __init__(self, book: SessionBook, revocations: Revocations, clock: Clock) -> None:
+    def __init__(self, book: SessionBook, revocations: Revocations, clock: Clock, publication: Publication) -> None:
         self._book = book
         self._revocations = revocations
         self._clock = clock
+        self._publication = publication
 
     async def list_sessions(self, request: pb.ListSessionsRequest, call: Call) -> pb.ListSessionsResponse:
         """List the open sessions."""
@@ -132,7 +134,9 @@ class SessionAdminService:
             raise InvalidArgumentError("expire_time is the exp of the token: in the future, at most a day and a minute ahead")
         token = Revoked(request.issuer, request.token_id, expires, now)
         (listed,) = await self._revocations.revoke([token])
-        return pb.RevokeTokenResponse(token=_revoked(listed))
+        origins = {issuer.origin for issuer in self._publication.rules.issuers.values()}
+        unknown = f"no [issuers.NAME] here has the origin {token.issuer!r}, so its list is published nowhere; see to the spelling"
+        return pb.RevokeTokenResponse(token=_revoked(listed), warnings=[] if token.issuer in origins else [unknown])
 
     async def list_revoked_tokens(self, request: pb.ListRevokedTokensRequest, call: Call) -> pb.ListRevokedTokensResponse:
         """List the revoked tokens that are not over."""

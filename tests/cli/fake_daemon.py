@@ -244,7 +244,8 @@ class FakeDaemon(
             expire_time=request.expire_time,
             revoke_time=Timestamp(seconds=CREATED),
         )
-        return session_pb.RevokeTokenResponse(token=token)
+        warnings = ["published nowhere"] if request.issuer.endswith("/") else []
+        return session_pb.RevokeTokenResponse(token=token, warnings=warnings)
 
     def ListRevokedTokens(self, request: Any, context: Any) -> Any:
         self._take(request, context)

@@ -106,7 +106,15 @@ def test_a_token_is_revoked_by_what_is_in_it(daemon: FakeDaemon, run: Run, how: 
 def test_a_token_is_revoked_by_its_name(daemon: FakeDaemon, run: Run, given: str, seconds: int) -> None:
     result = run("token", "revoke", "--issuer", ISSUER, "--jti", "a", "--expires", given, "--json")
     assert json.loads(result.stdout)["token"]["token_id"] == "a"
+    assert "warnings" not in json.loads(result.stdout)["token"]
     assert daemon.requests[-1].expire_time.seconds == CREATED + seconds
+
+
+@pytest.mark.parametrize(("issuer", "warned"), [(f"{ISSUER}/", True), (ISSUER, False)])
+def test_an_issuer_that_publishes_no_list_is_pointed_out(daemon: FakeDaemon, run: Run, issuer: str, warned: bool) -> None:
+    result = run("token", "revoke", "--issuer", issuer, "--jti", "a", "--expires", str(CREATED + 1))
+    assert result.exit_code == 0
+    assert ("published nowhere" in result.stderr) is warned
 
 
 @pytest.mark.parametrize(

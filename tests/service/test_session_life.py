@@ -369,11 +369,13 @@ class TestOperators:
         await agents.ring.create(new_key("any"))
         token = await issued(agents, public_jwk=public())
         given = {"issuer": ORIGIN, "token_id": token.token_id, "expire_time": token.expire_time}
-        await agents.operate("revoke_token", pb.RevokeTokenRequest(**given))
+        assert not (await agents.operate("revoke_token", pb.RevokeTokenRequest(**given))).warnings
         assert agents.audit.decisions[-1].detail == f"done for token {token.token_id} of {ORIGIN}"
         (listed,) = (await agents.operate("list_revoked_tokens", pb.ListRevokedTokensRequest())).tokens
         assert (listed.token_id, listed.expire_time) == (token.token_id, token.expire_time)
         assert not (await agents.operate("list_revoked_tokens", pb.ListRevokedTokensRequest(issuer="x"))).tokens
+        answer = await agents.operate("revoke_token", pb.RevokeTokenRequest(**{**given, "issuer": f"{ORIGIN}/"}))  # type: ignore[arg-type]
+        assert ["published nowhere" in warning for warning in answer.warnings] == [True]
         now = int(agents.clock.now())
         for wrong in (
             {"issuer": ""},
