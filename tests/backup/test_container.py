@@ -199,6 +199,7 @@ MEMBERS = tuple(SMALL.members.items())
         (packed(manifest(more=1)), "not as keyd writes it \\(at more\\)"),
         (packed(manifest(members=[{**member("backends/f/x"), "size": -1}])), "not as keyd writes it"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",  # which has the time of its making in it
 )
 def test_what_no_backup_has_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(BackupError, match=message):
