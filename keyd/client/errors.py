@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -147,6 +148,18 @@ def refusal_behind(error: BaseException) -> KeydClientError | None:
     while seen is not None and not isinstance(seen, KeydClientError):
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return seen
+
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what keyd said in place of what a library made of it; other errors as they are."""
+    try:
+        yield
+    except Exception as exc:
+        refusal = refusal_behind(exc)
+        if refusal is None or refusal is exc:
+            raise
+        raise refusal from None
 
 
 _HINTS = {

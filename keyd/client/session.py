@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from keyd.client import calls, session_state
-from keyd.client.errors import DeadlineExceeded, KeydClientError, NotFound, Unavailable, refusal_behind
+from keyd.client.errors import DeadlineExceeded, KeydClientError, NotFound, Unavailable, unwrapped
 from keyd.client.inputs import InputKind, kind_of
 from keyd.client.keys import PrivateKey
 from keyd.client.model import SessionInfo, Signature
@@ -198,13 +198,8 @@ class Session:
         return session_state.describe(type(self).__name__, self._wanted)
 
     def _use(self, use: Callable[[PrivateKey, SessionInfo], Made], info: SessionInfo) -> Made:
-        try:
+        with unwrapped():
             return use(self._private_key(info), info)
-        except Exception as exc:
-            refusal = refusal_behind(exc)
-            if refusal is None or refusal is exc:
-                raise
-            raise refusal from None
 
     def _private_key(self, info: SessionInfo) -> PrivateKey:
         return session_state.private_key(info, lambda data: self._sign(info, data, kind_of(data)).signature)

@@ -10,7 +10,7 @@ import grpc
 
 from keyd.client import agent_tokens, calls, keys
 from keyd.client.channel import SyncChannel
-from keyd.client.errors import KeydClientError, KeyStateError, refusal_behind
+from keyd.client.errors import KeydClientError, KeyStateError, unwrapped
 from keyd.client.inputs import InputKind, SignInput, kind_of
 from keyd.client.model import AgentToken, JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
@@ -222,10 +222,12 @@ class Client(SyncChannel):
             KeydClientError: keyd does not sign; this, and not what the library makes of it.
         """
         try:
-            return _use(use, self.private_key(key))
+            with unwrapped():
+                return use(self.private_key(key))
         except KeyStateError:
             self.key_info(key, refresh=True)
-            return _use(use, self.private_key(key))
+            with unwrapped():
+                return use(self.private_key(key))
 
     def open_session(
         self, issuer_key: str, subject: str | None = None, *, parent: Session | None = None, **fields: Unpack[SessionFields]
@@ -250,13 +252,3 @@ class Client(SyncChannel):
 
     def _endless(self, retries: float | None) -> Attempts:
         return Attempts(float("inf"), self._retries if retries is None else retries, self._address)
-
-
-def _use(use: Callable[[keys.PrivateKey], Made], private: keys.PrivateKey) -> Made:
-    try:
-        return use(private)
-    except Exception as exc:
-        refusal = refusal_behind(exc)
-        if refusal is None or refusal is exc:
-            raise
-        raise refusal from None

@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from keyd.core import jws, succession
@@ -200,7 +201,7 @@ def _completed(wanted: Wanted, sessions: SessionGrant) -> Wanted:
     only = sessions.subjects[0] if len(sessions.subjects) == 1 and not {"*", "?"} & set(sessions.subjects[0]) else None
     if wanted.subject or only is None or wanted.kind is SessionKind.JKT_JWT or wanted.parent_agent:
         return wanted
-    return Wanted(wanted.issuer_key, wanted.kind, only, wanted.lifetime, wanted.claims, wanted.audiences, wanted.parent_agent)
+    return replace(wanted, subject=only)
 
 
 def _refusal(wanted: Wanted, sessions: SessionGrant) -> tuple[int, str]:
