@@ -227,10 +227,11 @@ class TestLimits:
 class TestEnding:
     async def test_a_call_under_way_is_finished_and_no_new_connection_is_taken(self):
         async with gated() as gate:
-            release = asyncio.Event()
+            started, release = asyncio.Event(), asyncio.Event()
             answered = gate.who
 
             async def slow(request, context):
+                started.set()
                 await release.wait()
                 return await answered(request, context)
 
@@ -240,7 +241,8 @@ class TestEnding:
                 channel = RawChannel(client)
                 assert await asyncio.to_thread(channel.call, WHO)
                 channel.send("/test.Slow/Who")
-                await until(lambda: len(gate.gate._arrivals) == 1)
+                await started.wait()
+                await until(lambda: len(gate.gate._arrivals) == 1)  # the silent one
                 gate.gate.stop()
                 assert await closed(silent)
                 with pytest.raises(ConnectionRefusedError):
