@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyd.client.calls import duration
 from keyd.client.model import AgentToken, ListedSession, RevokedToken
+from keyd.client.session_state import kind_name
 from keyd.v1 import session_service_pb2 as pb
 
 _ISSUED = {"aauth": pb.SESSION_KIND_AAUTH, "lumoauth": pb.SESSION_KIND_LUMOAUTH}
@@ -80,7 +81,7 @@ def listed_session(message: pb.SessionInfo) -> ListedSession:
     """Return what operators see of a session."""
     return ListedSession(
         name=message.name,
-        kind=pb.SessionKind.Name(message.kind).removeprefix("SESSION_KIND_").lower().replace("_", "-"),
+        kind=kind_name(message.kind),
         issuer_key=message.issuer_key,
         issuer=message.issuer,
         subject=message.subject,

@@ -90,7 +90,7 @@ class _Egress(EgressSigner):  # type: ignore[misc]  # not installed where the ty
         self.keyid = private.thumbprint
 
 
-class _Server(ServerSigner):  # type: ignore[misc]
+class _Server(ServerSigner):  # type: ignore[misc]  # as above
     def __init__(self, private: PrivateKey, options: dict[str, Any]) -> None:
         super().__init__(seed=generate_seed(), kid=private.kid, **options)
         self._key = private

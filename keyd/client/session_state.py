@@ -147,7 +147,7 @@ def session_info(session: pb.Session) -> SessionInfo:
     """Return what keyd says of a session."""
     return SessionInfo(
         id=session.id,
-        kind=_kind(session.kind),
+        kind=kind_name(session.kind),
         issuer_key=session.issuer_key,
         issuer=session.issuer,
         subject=session.subject,
@@ -205,7 +205,8 @@ def describe(kind: str, wanted: Wanted) -> str:
     return f"<{kind} {wanted.message.subject or 'agent'!r} by issuer key {wanted.message.issuer_key!r}>"
 
 
-def _kind(number: int) -> str:
+def kind_name(number: int) -> str:
+    """Return the name of a kind of session, such as ``aauth``."""
     value = pb.SessionKind.DESCRIPTOR.values_by_number.get(number)  # none when the daemon is newer than this client
     return value.name.removeprefix("SESSION_KIND_").lower().replace("_", "-") if value else f"unknown-{number}"
 

@@ -18,11 +18,11 @@ def add(connection: Connection, tokens: Iterable[Revoked], ended: float, change:
     table = tables.revoked_tokens
     connection.execute(delete(table).where(table.c.expires_at <= ended))
     for token in tokens:
-        row = {"issuer": token.issuer, "token_id": token.token_id}
+        row: dict[str, str | float] = {"issuer": token.issuer, "token_id": token.token_id}
         where = [table.c[name] == value for name, value in row.items()]
         known = connection.execute(select(table.c.expires_at).where(*where)).first()
         if known is None:
-            row |= {"expires_at": token.expires, "revoked_at": token.revoked_at, "change": change}  # type: ignore[dict-item]
+            row |= {"expires_at": token.expires, "revoked_at": token.revoked_at, "change": change}
             connection.execute(insert(table).values(row))
         elif known.expires_at < token.expires:
             connection.execute(update(table).where(*where).values(expires_at=token.expires, change=change))
