@@ -24,9 +24,10 @@ from keyd.core.principal import Principal
 from keyd.core.runner import BackendRunner, Limits
 from keyd.core.store import SqlStore
 from keyd.service import convert
+from keyd.service.bounds import Bounds
 from keyd.service.call import Call, Caller
 from keyd.service.gate.limits import Quota
-from keyd.service.grpcio import Bounds, GrpcServer
+from keyd.service.grpcio import GrpcServer
 from keyd.v1 import signing_service_pb2 as pb
 
 

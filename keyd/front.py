@@ -14,13 +14,15 @@ from google.protobuf.descriptor import ServiceDescriptor
 from keyd.config import Config
 from keyd.core.principal import Principal
 from keyd.core.runner import THREAD_PREFIX
+from keyd.service.bounds import Bounds
 from keyd.service.call import Caller
 from keyd.service.gate.limits import Quota
 from keyd.service.gate.listener import Access, bound_by, listening
 from keyd.service.gate.private import PrivateSocket
 from keyd.service.gate.tcp import TcpListeners
 from keyd.service.gate.unix import UnixGate
-from keyd.service.grpcio import Bounds, GrpcServer
+from keyd.service.grpcio import GrpcServer
+from keyd.service.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class _Gated:
     path: Path
     access: Access
     private: PrivateSocket
-    server: GrpcServer
+    server: Transport
 
 
 class Front:
@@ -72,7 +74,7 @@ class Front:
             self._gated.append(_Gated(section.socket, access, private, GrpcServer(kubernetes, private.caller, bounds, calls)))
         # No gate counts these, so the server does: one socket must not take all descriptors of the process.
         own = replace(bounds, max_connections=limits.max_per_caller)
-        self._own = {
+        self._own: dict[str, Transport] = {
             name: GrpcServer(services, partial(_only, Caller(Principal(socket=name))), own, calls) for name in config.sockets
         }
 
@@ -116,11 +118,11 @@ class Front:
     async def _drain(self, seconds: float) -> None:
         await asyncio.gather(*(each.stop(seconds) for each in self._servers()))
 
-    def _servers(self) -> list[GrpcServer]:
+    def _servers(self) -> list[Transport]:
         return [*(each.server for each in self._gated), *self._own.values()]
 
     async def report(self, backends: Mapping[str, bool]) -> None:
-        """Say on every socket which backends are sound; see :meth:`keyd.service.grpcio.GrpcServer.report`."""
+        """Say on every socket which backends are sound; see :meth:`keyd.service.transport.Transport.report`."""
         for each in self._servers():
             await each.report(backends)
 

@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 
 from keyd import client as keyd
 from keyd.client import Client, InputKind, SignInput, calls
-from keyd.service.grpcio import Bounds
+from keyd.service.bounds import Bounds
 from keyd.v1 import signing_service_pb2 as pb
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
