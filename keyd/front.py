@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from keyd.config import Config
 from keyd.core.principal import Principal
 from keyd.core.runner import THREAD_PREFIX
+from keyd.process import ProcessError
 from keyd.service.bounds import Bounds
 from keyd.service.call import Caller
 from keyd.service.gate.limits import Quota
@@ -63,9 +64,11 @@ class Front:
         ages = [listener.max_connection_age for listener in config.tcp.values()]
         calls = Quota(server.max_concurrent_calls, limits.max_calls_per_caller)
         self.connections = Quota(limits.max, limits.max_per_caller)
-        self.private = PrivateSocket(server.state_dir)
+        proxied = server.transport == "http2"  # grpcio knows nothing of the PROXY protocol
+        self.private = PrivateSocket(server.state_dir, proxied=proxied)
         self.tcp = TcpListeners(self.private.connect, self.connections)
-        main = GrpcServer(services, self.private.caller, replace(bounds, max_age=min(ages, default=None)), calls)
+        serve = _transport(server.transport)
+        main = serve(services, self.private.caller, replace(bounds, max_age=min(ages, default=None)), calls, proxied=proxied)
         access = Access(int(server.socket_mode, 8), server.socket_owner, server.socket_group)
         self._gated = [_Gated(server.socket, access, self.private, main)]
         if config.kubernetes is not None and kubernetes is not None:
@@ -75,7 +78,7 @@ class Front:
         # No gate counts these, so the server does: one socket must not take all descriptors of the process.
         own = replace(bounds, max_connections=limits.max_per_caller)
         self._own: dict[str, Transport] = {
-            name: GrpcServer(services, partial(_only, Caller(Principal(socket=name))), own, calls) for name in config.sockets
+            name: serve(services, partial(_only, Caller(Principal(socket=name))), own, calls) for name in config.sockets
         }
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -127,6 +130,23 @@ class Front:
             await each.report(backends)
 
 
+def _transport(name: str) -> Callable[..., Transport]:
+    """Return what makes a server: of its services, who calls, the bounds of a connection, and the quota of calls.
+
+    Raises:
+        ProcessError: what it needs is not installed.
+    """
+    if name == "grpcio":
+        return GrpcServer
+    try:
+        from keyd.service.http2.server import Http2Server
+    except ImportError as error:
+        raise ProcessError(
+            f'server.transport is "http2", which needs {error.name}; run: pip install "keyd[http2]", or set it to "grpcio"'
+        ) from error
+    return Http2Server
+
+
 def _only(caller: Caller, peer: str) -> Caller:
-    """Return who owns the socket, whatever grpcio calls the other end."""
+    """Return who owns the socket, whatever the server calls the other end."""
     return caller

@@ -15,6 +15,7 @@ from keyd.client import AdminClient, Client, KeydClientError
 
 CONFIG = """
 [server]
+transport = "grpcio"
 socket = "{directory}/run/keyd.sock"
 state_dir = "{directory}/state"
 drain_timeout = "2s"
@@ -33,6 +34,7 @@ required_parameters = []
 max_created_age = "none"
 max_expires_in = "2d"
 """
+CONFIG = CONFIG.replace("grpcio", os.environ.get("KEYD_TEST_TRANSPORT", "grpcio"))
 
 
 class DaemonProcess:

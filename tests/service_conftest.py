@@ -22,6 +22,7 @@ from keyd.v1 import backend_service_pb2_grpc, key_service_pb2_grpc, signing_serv
 
 CONFIG = """
 [server]
+transport = "grpcio"
 socket = "{directory}/run/keyd.sock"
 state_dir = "{directory}/state"
 drain_timeout = "1s"
@@ -43,6 +44,9 @@ required_parameters = []
 max_created_age = "36500d"
 max_expires_in = "36500d"
 """
+#: What serves the daemons of tests that do not say; both where it matters, by tests/service/conftest.py.
+TRANSPORT = os.environ.get("KEYD_TEST_TRANSPORT", "grpcio")
+CONFIG = CONFIG.replace("grpcio", TRANSPORT)
 
 
 @dataclass

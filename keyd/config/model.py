@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
@@ -44,6 +44,7 @@ class Server(Section):
     drain_timeout: Duration = 10.0
     max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 1048576
     max_concurrent_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    transport: Literal["grpcio", "http2"] = "grpcio"
 
     @model_validator(mode="before")
     @classmethod

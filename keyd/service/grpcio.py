@@ -51,8 +51,16 @@ def _options(bounds: Bounds) -> list[tuple[str, int]]:
 class GrpcServer:
     """A grpc.aio server for keyd's services, health and reflection."""
 
-    def __init__(self, services: Mapping[ServiceDescriptor, object], callers: Callers, bounds: Bounds, calls: Quota) -> None:
-        """``calls`` bounds the calls under way; several servers may share it.
+    def __init__(
+        self,
+        services: Mapping[ServiceDescriptor, object],
+        callers: Callers,
+        bounds: Bounds,
+        calls: Quota,
+        *,
+        proxied: bool = False,
+    ) -> None:
+        """``calls`` bounds the calls under way; several servers may share it. Connections cannot be ``proxied``.
 
         grpcio could bound them too, but counts a call whose message has not arrived: who sends none would use up what is there for all.
         """

@@ -1,5 +1,30 @@
+"""What the tests of the service share. The modules of :data:`BOTH` run over each transport."""
+
+from __future__ import annotations
+
+import pytest
+import service_conftest
 from guarded import house
-from service_conftest import running
+from service_conftest import TRANSPORT, running
 from session_support import agents
 
-__all__ = ["agents", "house", "running"]
+__all__ = ["agents", "house", "running", "transport"]
+
+#: Tests of calls as they come to a whole daemon. The others know no transport, or one only.
+BOTH = ("test_front", "test_signing", "test_tcp_daemon", "test_watchers")
+TRANSPORTS = ("grpcio", "http2")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH:
+        metafunc.parametrize("transport", TRANSPORTS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What serves the daemons of the test."""
+    name: str = getattr(request, "param", TRANSPORT)
+    text = service_conftest.CONFIG.replace(f'transport = "{TRANSPORT}"', f'transport = "{name}"')
+    monkeypatch.setattr(service_conftest, "CONFIG", text)
+    monkeypatch.setattr(request.module, "CONFIG", text, raising=False)
+    return name

@@ -1,14 +1,15 @@
 """The private socket: how the gate reaches the gRPC server, and nobody else does.
 
-grpcio knows of the other end of a Unix socket only the name that it is bound to. So the gate binds its own end of each connection
-to a name that says, to this process, who the caller is: an abstract one with 128 random bits.
+The gate tells the server who the caller is by 128 random bits, in one of two ways. grpcio knows of the other end of a Unix socket
+only the name that it is bound to: so the gate binds its own end of each connection to an abstract name. Another server takes a header
+of the PROXY protocol, version 2, in front of everything else: the bits are the address that it says the connection comes from.
 
-Secrecy of the names is not enough. The kernel shows abstract names to everyone in ``/proc/net/unix``, and each network namespace has
+Secrecy of the names is not enough (that of the header would be: nobody sees it). The kernel shows abstract names to everyone in ``/proc/net/unix``, and each network namespace has
 names of its own: a process of our uid could read a name there, bind the same in a namespace that it made, and connect by the path
 of the server's socket. So there is no path: as soon as grpcio has bound it, the socket is opened and its file removed. What is left
 leads through ``/proc/self/fd``, which other processes may follow only with the right to trace this one; a daemon that is not dumpable
 (:func:`keyd.process.harden`) gives that to nobody but root. Who connects in the moment before has a name that is not in the
-registry, and gets UNAUTHENTICATED for ever, because grpcio asks for the name once, when it accepts.
+registry, and gets UNAUTHENTICATED for ever, because grpcio asks for the name once, when it accepts. One without a header is closed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from ipaddress import IPv6Address
 from pathlib import Path
 from types import TracebackType
 
 from keyd.service.call import Caller
 
 _PREFIX = "keyd-"
+#: PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt, section 2.2): a proxied connection over TCP and IPv6, addresses of 36 bytes.
+_PROXY = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24"
+_PROXY_TO = IPv6Address("::1").packed + (1).to_bytes(2) + (1).to_bytes(2)  # whom for, and both ports: of no meaning here
 
 
 class Link:
@@ -57,9 +62,14 @@ class PrivateSocket:
     Use it in this order: :meth:`bind`, :meth:`connect` as often as there are callers, :meth:`close` after the server has stopped.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """``directory`` holds the socket for the moment in which it has a path; only the daemon's user may write there."""
+    def __init__(self, directory: Path, *, proxied: bool = False) -> None:
+        """``directory`` holds the socket for the moment in which it has a path; only the daemon's user may write there.
+
+        Args:
+            proxied: the server takes headers of the PROXY protocol, and not names.
+        """
         self._directory = directory
+        self._proxied = proxied
         self._callers: dict[str, Caller] = {}
         self._open = ExitStack()
         self._path = ""
@@ -94,23 +104,33 @@ class PrivateSocket:
             OSError: there are no descriptors left, or the server does not accept as fast as callers come.
         """
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        name = _PREFIX + secrets.token_hex(16)
-        peer = f"unix-abstract:{name}"  # as grpcio writes it
+        address = _address()
+        name = _PREFIX + address.packed.hex()
+        peer = str(address) if self._proxied else f"unix-abstract:{name}"  # as the server writes it
         self._callers[peer] = caller
         result = Link(link, lambda: self._callers.pop(peer, None))
         try:
-            link.bind(f"\0{name}")
+            if not self._proxied:
+                link.bind(f"\0{name}")
             link.connect(self._path)
+            if self._proxied:
+                link.send(_PROXY + address.packed + _PROXY_TO)  # there is room for it: it is the first
         except BaseException:
             result.close()
             raise
         return result
 
     def caller(self, peer: str) -> Caller | None:
-        """Return who is at the other end of a connection, by grpcio's name for it; None: nobody that was let in."""
+        """Return who is at the other end of a connection, by the server's name for it; None: nobody that was let in."""
         return self._callers.get(peer)
 
     def close(self) -> None:
         """Let go of the socket. The server must have stopped."""
         self._callers.clear()
         self._open.close()
+
+
+def _address() -> IPv6Address:
+    """Return a random address that everybody writes alike: in eight groups, none of which is left out."""
+    groups = (1 + secrets.randbelow(0xFFFF) for _ in range(8))
+    return IPv6Address(b"".join(group.to_bytes(2) for group in groups))

@@ -6,7 +6,8 @@ it puts a PING with random bytes (RFC 9113 section 6.7) behind the server's firs
 before these bytes have come back. Only who reads the connection now can answer; what it reads and writes it as well began.
 
 Every HTTP/2 library answers by itself. The usual gRPC clients wait for the server's first frame before they send a request, so that
-for them this costs no round trip.
+for them this costs no round trip. Some servers speak only once they have the client's preface, which is always the same: so the
+gate sends it, and leaves out the client's own (:data:`PREFACE`).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Proof:
         return result
 
     def answered(self, data: bytes) -> bytes | None:
-        """Return everything that the client has sent, without the answer, as soon as the answer is in it; else None.
+        """Return what the client has sent behind its preface, without the answer, as soon as the answer is in it; else None.
 
         Raises:
             ProofError: the client does not speak HTTP/2, or sends too much.
@@ -73,7 +74,7 @@ class Proof:
         end, frames = _whole(self._held, self._at)
         for kind, flags, start, stop in frames:
             if kind == _PING and flags == _ACK[0] and self._held[start + _HEAD : stop] == self._nonce:
-                return bytes(self._held[:start] + self._held[stop:])
+                return bytes(self._held[len(PREFACE) : start] + self._held[stop:])
         self._at = end
         return None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from keyd.service.gate.peer import Peer
 from keyd.service.gate.private import Link
-from keyd.service.gate.proof import Proof, ProofError
+from keyd.service.gate.proof import PREFACE, Proof, ProofError
 
 _CHUNK = 64 * 1024
 #: Room for one struct ucred, exactly: descriptors that somebody sends along find none, and the kernel drops them.
@@ -63,6 +63,7 @@ class Relay:
         """Begin. The relay closes the link as well."""
         self._link, self._server = link, link.socket
         self._loop.add_reader(self._server, self._from_server)
+        self._send_to_server(PREFACE)  # in place of the client's, which comes only with its proof
         if self._held is None:
             self._loop.add_reader(self._client, self._from_client)
 
