@@ -1,4 +1,7 @@
-"""The gate in front of a Unix socket: accepts, finds out who it is, and relays."""
+"""The gate in front of a Unix socket: accepts, finds out who it is, and relays.
+
+Two halves, so that they can be in two processes: a :class:`Door` accepts and identifies, and :class:`Relays` lead to the server.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -29,14 +32,14 @@ _THREADS_PER_ACCOUNT = 3
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class UnixGate:
-    """The gate of one listening socket."""
+class Door:
+    """Lets callers of one listening socket in, as far as they may, and says who they are."""
 
     def __init__(
         self,
         listener: socket.socket,
-        private: PrivateSocket,
         connections: Quota,
+        enter: Callable[[socket.socket, Peer, str], Awaitable[None]],
         *,
         handshake_timeout: float,
         thread_prefix: str = "keyd-gate",
@@ -46,14 +49,15 @@ class UnixGate:
         """``listener`` is one of :func:`keyd.service.gate.listener.listening`; :meth:`stop` closes it.
 
         Args:
-            private: leads to the server.
-            connections: counts them, perhaps together with those of other gates.
-            handshake_timeout: seconds from the connection until the caller must have spoken.
+            connections: counts them, perhaps together with those of other gates. Who is in is taken off by whom ``enter`` gives it to.
+            enter: takes a connection, who it is, and the account that it counts for; closes both also where it raises IdentificationError
+                or OSError. In time means: within what is left of ``handshake_timeout``.
+            handshake_timeout: seconds from the connection until the caller must have entered.
             identify: finds out who it is; called in threads named with ``thread_prefix``.
         """
         self._listener = listener
-        self._private = private
         self._connections = connections
+        self._enter = enter
         self._timeout = handshake_timeout
         self._identify = identify
         self._monotonic = monotonic
@@ -62,7 +66,6 @@ class UnixGate:
         self._threads = ThreadPoolExecutor(_THREADS, thread_prefix)
         self._turns = Turns()
         self._arrivals: set[asyncio.Task[None]] = set()
-        self._relays: set[Relay] = set()
         self._pause: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -72,7 +75,7 @@ class UnixGate:
         self._loop.add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
-        """Accept no more, and let those go that have not spoken yet. What was relayed still is."""
+        """Accept no more, and let those go that have not entered yet."""
         if self._listener.fileno() < 0:
             return
         if self._pause is not None:
@@ -83,10 +86,8 @@ class UnixGate:
             arrival.cancel()
 
     async def close(self) -> None:
-        """Close every connection. After :meth:`stop`."""
+        """Wait for those that :meth:`stop` has let go."""
         await asyncio.gather(*self._arrivals, return_exceptions=True)
-        for relay in list(self._relays):
-            relay.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _accept(self) -> None:
@@ -128,36 +129,20 @@ class UnixGate:
         arrival.add_done_callback(self._arrivals.discard)
 
     async def _arrive(self, client: socket.socket, account: str) -> None:
-        """Bring a connection so far that it is relayed and its caller has spoken, or close it."""
-        relay = peer = None
+        """Bring a connection so far that it has entered, or close it."""
+        peer, entered = None, False
         try:
             async with asyncio.timeout(self._timeout):
                 await asyncio.sleep(self._arriving.wait(account))
                 peer = await self._find_out(client, account)
-                settled = asyncio.Event()  # it has spoken, or is gone
-                relay = Relay(self._loop, client, peer, settled.set, self._complain, partial(self._left, account, settled))
-                self._relays.add(relay)
-                relay.start(self._private.connect(Caller(peer.principal, relay.hold_back)))
-                await settled.wait()
+                entered = True
+                await self._enter(client, peer, account)
         except (IdentificationError, OSError) as error:  # TimeoutError is an OSError
-            reason = "the client did not speak in time" if isinstance(error, TimeoutError) else str(error)
-            self._complain("connection refused", reason=reason, caller=account if peer is None else str(peer.principal))
-            self._give_up(relay, client, account)
-        except BaseException:
-            self._give_up(relay, client, account)
-            raise
-
-    def _give_up(self, relay: Relay | None, client: socket.socket, account: str) -> None:
-        if relay is not None:
-            relay.close()
-        else:
-            client.close()
-            self._connections.leave(account)
-
-    def _left(self, account: str, settled: asyncio.Event, relay: Relay) -> None:
-        settled.set()
-        self._relays.discard(relay)
-        self._connections.leave(account)
+            self._complain("connection refused", reason=why(error), caller=account if peer is None else str(peer.principal))
+        finally:
+            if not entered:
+                client.close()
+                self._connections.leave(account)
 
     async def _find_out(self, client: socket.socket, account: str) -> Peer:
         """Identify in a thread. It is waited for no longer than for anything else, but its turn ends when it does."""
@@ -169,6 +154,83 @@ class UnixGate:
         except asyncio.CancelledError:
             found.add_done_callback(_forget)
             raise
+
+
+class Relays:
+    """The connections that lead to one server."""
+
+    def __init__(self, private: PrivateSocket, complain: Complaints, left: Callable[[str], None]) -> None:
+        """``private`` leads to the server; ``left`` is called with the account of each connection that is over."""
+        self._private = private
+        self._complain = complain
+        self._account_left = left
+        self._relays: set[Relay] = set()
+
+    def __iter__(self) -> Iterator[Relay]:
+        return iter(self._relays)
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    async def enter(self, client: socket.socket, peer: Peer, account: str) -> None:
+        """Relay a connection, and return when its caller has spoken, or is gone. Raises OSError when the server is not reached."""
+        settled = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        relay = Relay(loop, client, peer, settled.set, self._complain, partial(self._left, account, settled))
+        self._relays.add(relay)
+        try:
+            relay.start(self._private.connect(Caller(peer.principal, relay.hold_back)))
+            await settled.wait()
+        except BaseException:
+            relay.close()
+            raise
+
+    def _left(self, account: str, settled: asyncio.Event, relay: Relay) -> None:
+        settled.set()
+        self._relays.discard(relay)
+        self._account_left(account)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for relay in list(self._relays):
+            relay.close()
+
+
+class UnixGate(Door):
+    """The gate of one listening socket: a door, and the relays behind it."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        private: PrivateSocket,
+        connections: Quota,
+        *,
+        handshake_timeout: float,
+        thread_prefix: str = "keyd-gate",
+        identify: Callable[[socket.socket], Peer] = identify,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``private`` leads to the server. Callers have entered when they have spoken; the rest is as for a :class:`Door`."""
+        self._relays = Relays(private, Complaints(), connections.leave)
+        super().__init__(
+            listener,
+            connections,
+            self._relays.enter,
+            handshake_timeout=handshake_timeout,
+            thread_prefix=thread_prefix,
+            identify=identify,
+            monotonic=monotonic,
+        )
+
+    async def close(self) -> None:
+        """Close every connection. After :meth:`stop`."""
+        await super().close()
+        self._relays.close()
+
+
+def why(error: IdentificationError | OSError) -> str:
+    """Return why a connection was refused, for the log."""
+    return "the client did not speak in time" if isinstance(error, TimeoutError) else str(error)
 
 
 def _forget(found: asyncio.Future[Peer]) -> None:
