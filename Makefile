@@ -7,7 +7,7 @@ NODE   := examples/typescript
 NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -56,6 +56,9 @@ bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second throu
 bench-cost: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what each guard of the signing path costs, in CPU per signature
 	sh .ci/install-h2load
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/cost.py $(ARGS)
+
+bench-path: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what keyd's own code costs for one signature, step by step, without a transport
+	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/path.py $(ARGS)
 
 bench-flood: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what one caller notices of another that floods the daemon
 	sh .ci/install-h2load
