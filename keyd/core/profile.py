@@ -194,8 +194,12 @@ def check_base(
     _check_tag(base.tag, rules)
     if base.signature_params is not None:
         _check_parameters(base, rules, signing)
-    _check_coverage(base.components, rules)
-    _check_response_components(base.components, rules)
+    shape = base.shape
+    if shape is None or rules not in shape.suits:
+        _check_coverage(base.components, rules)
+        _check_response_components(base.components, rules)
+        if shape is not None:
+            shape.note(rules)
     _check_created(base.created, rules, now)
     _check_expires(base, rules, now, not_after)
     if rules.signature_key_schemes:
@@ -248,19 +252,21 @@ def _check_tag(tag: str | None, profile: Profile) -> None:
 
 def _check_parameters(base: SignatureBase, profile: Profile, signing: Signing) -> None:
     present = base.parameters
-    for names, fault in (
-        (profile.required_parameters - present, "requires"),
-        (profile.forbidden_parameters & present, "does not allow"),
-    ):
-        if names:
-            name = min(names)
-            raise _PARAMETER_ERRORS.get(name, FreshnessError)(f"profile {profile.name!r} {fault} the signature parameter {name}")
+    if not (present >= profile.required_parameters and present.isdisjoint(profile.forbidden_parameters)):
+        raise _wrong_parameters(present, profile)
     if base.alg is not None and base.alg != signing.algorithm.http_name:
         raise AlgorithmError(f"the base names another alg than the key's, which is {signing.algorithm.http_name}")
     if profile.keyid_is_thumbprint and base.keyid not in (None, signing.thumbprint):
         raise KeyIdError(f"profile {profile.name!r} wants the thumbprint of the key as keyid")
     if base.nonce is not None and len(base.nonce) < profile.min_nonce_length:
         raise FreshnessError(f"profile {profile.name!r} wants a nonce of at least {profile.min_nonce_length} characters")
+
+
+def _wrong_parameters(present: frozenset[str], profile: Profile) -> RefusedError:
+    missing = profile.required_parameters - present
+    name = min(missing or profile.forbidden_parameters & present)
+    fault = "requires" if missing else "does not allow"
+    return _PARAMETER_ERRORS.get(name, FreshnessError)(f"profile {profile.name!r} {fault} the signature parameter {name}")
 
 
 def _check_coverage(components: tuple[Component, ...], profile: Profile) -> None:

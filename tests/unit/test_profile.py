@@ -183,6 +183,33 @@ def test_refuses_base(components: str, parameters: str, rest: dict[str, Any], er
     assert type(caught.value) is error
 
 
+def test_that_a_base_suits_one_profile_says_nothing_of_another_of_the_same_name() -> None:
+    stricter = replace(PLAIN, required_components=("@path",))
+    for _ in range(2):
+        check("@method @authority", CREATED)
+        with pytest.raises(CoverageError, match="@path"):
+            check("@method @authority", CREATED, stricter)
+
+
+def test_what_is_known_of_a_shape_is_its_coverage_alone() -> None:
+    check("@method", CREATED)
+    for parameters, error in (
+        (f";created={T - 31}", FreshnessError),
+        ("", FreshnessError),
+        (f'{CREATED};alg="x"', AlgorithmError),
+    ):
+        with pytest.raises(error):
+            check("@method", parameters)
+
+
+def test_only_so_many_profiles_are_remembered_with_a_shape() -> None:
+    for number in range(20):
+        check("@method", CREATED, replace(PLAIN, name=f"p{number}"))
+    shape = parse(f'"@method": GET\n"@signature-params": ("@method"){CREATED}'.encode()).shape
+    assert shape is not None
+    assert len(shape.suits) <= 8
+
+
 def token(
     claims: dict[str, Any] | None = None,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import http_sf
@@ -10,8 +11,9 @@ from fuzz import agreement
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from keyd.core import signature_base
 from keyd.core.errors import KeydError
-from keyd.core.signature_base import MAX_BYTES, parse
+from keyd.core.signature_base import MAX_BYTES, SignatureBase, parse
 
 LAST = agreement.LAST
 LIMITS = settings(max_examples=300, deadline=None)
@@ -76,6 +78,54 @@ def test_a_mutated_base_is_refused_or_still_canonical(items: list[Any], params: 
     except KeydError:
         return
     agreement.check_base(parsed, mutated)
+
+
+def outcome(read: Callable[[bytes], SignatureBase], data: bytes) -> object:
+    """Return everything that was read, or what was wrong."""
+    try:
+        return tuple(read(data)._replace(shape=None))
+    except KeydError as error:
+        return type(error), str(error)
+
+
+def in_full(data: bytes) -> SignatureBase:
+    *lines, last = signature_base.split(data)
+    return signature_base._read_in_full(lines, last)
+
+
+@LIMITS
+@given(components, parameters, parameters, st.data())
+def test_a_base_of_a_known_shape_is_read_as_one_of_an_unknown_shape(
+    items: list[Any], params: dict[str, Any], others: dict[str, Any], data: st.DataObject
+) -> None:
+    first = make(items, params)
+    assert parse(first).shape is parse(first).shape  # it is known from here on, where shapes are kept
+    again = bytearray(make([(name, own, data.draw(field_values)) for name, own, _ in items], others))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(again) - 1))
+        length = data.draw(st.integers(0, 2))
+        again[at : at + length] = data.draw(
+            st.sampled_from([b"", b'"', b")", b"\n", b" ", b"\t", b";created=1", b';tag="a"', b"\\", b"\xff"])
+        )
+    for whole in (first, bytes(again)):
+        assert outcome(parse, whole) == outcome(in_full, whole)
+
+
+def test_shapes_are_kept_up_to_a_bound_and_the_oldest_goes_first() -> None:
+    shapes = signature_base._shapes
+    bases = [f'"x-{number}": 1\n{LAST}("x-{number}");created=1'.encode() for number in range(300)]
+    for base in bases:
+        assert parse(base).shape is parse(base).shape is not None
+    assert len(shapes) == 256
+    assert shapes[f'{LAST}("x-299"'].head == f'{LAST}("x-299")'
+    assert f'{LAST}("x-0"' not in shapes
+
+
+def test_what_takes_much_room_is_not_kept() -> None:
+    many = [f'"x-{number}"' for number in range(25)]
+    for identifiers in (many, [f'"{"x" * 80}"']):
+        lines = "".join(f"{identifier}: 1\n" for identifier in identifiers)
+        assert parse(f"{lines}{LAST}({' '.join(identifiers)})".encode()).shape is None
 
 
 @LIMITS
