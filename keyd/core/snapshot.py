@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import inf
+from operator import attrgetter
 from types import MappingProxyType
 
 from backends.api import PublicKey
 from keyd.core import jwk
 from keyd.core.errors import KeyStateError, NotFoundError
+from keyd.core.key_map import KeyMap
 from keyd.core.model import Key, KeyVersion
 from keyd.core.timeline import KeyState
 
@@ -100,29 +102,36 @@ class KeyView:
         return min((v.record.timeline.next_change(now) for v in self.versions), default=inf)
 
 
-@dataclass(frozen=True)
 class Snapshot:
     """All keys by name."""
 
-    keys: Mapping[str, KeyView] = field(default_factory=dict)
+    __slots__ = ("keys",)
+    keys: KeyMap[KeyView]
+
+    def __init__(self, keys: Mapping[str, KeyView] = MappingProxyType({})) -> None:
+        self.keys = keys if isinstance(keys, KeyMap) else KeyMap(keys)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Snapshot) and self.keys == other.keys
+
+    __hash__ = None  # type: ignore[assignment]  # too large for it; to be the same one is what counts
 
     @classmethod
     def of(cls, keys: Iterable[Key], versions: Iterable[KeyVersion]) -> Snapshot:
         """Build a snapshot from records."""
-        ordered = sorted(keys, key=lambda key: key.name)
-        grouped: dict[str, list[VersionView]] = {key.name: [] for key in ordered}
-        for record in sorted(versions, key=lambda v: v.version):
-            grouped[record.key].append(VersionView(record))
-        return cls(MappingProxyType({key.name: KeyView(key, tuple(grouped[key.name])) for key in ordered}))
+        grouped: dict[str, list[VersionView]] = {}
+        for record in sorted(versions, key=attrgetter("version")):
+            grouped.setdefault(record.key, []).append(VersionView(record))
+        return cls({key.name: KeyView(key, tuple(grouped.get(key.name, ()))) for key in keys})
 
     def with_keys(self, *views: KeyView) -> Snapshot:
         """Return a snapshot in which these keys stand as given."""
-        return Snapshot(MappingProxyType(dict(sorted({**self.keys, **{view.key.name: view for view in views}}.items()))))
+        return Snapshot(self.keys.with_items({view.key.name: view for view in views}))
 
     def sharing(self, other: Snapshot) -> Snapshot:
         """Return the same, with the very objects of ``other`` for keys that are equal there: what was made of them stays good."""
         views = {name: o if (o := other.keys.get(name)) == view and o is not None else view for name, view in self.keys.items()}
-        return Snapshot(MappingProxyType(views))
+        return Snapshot(views)
 
     def get(self, name: str) -> KeyView:
         """Return one key. Raises NotFoundError."""

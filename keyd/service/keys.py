@@ -23,6 +23,7 @@ from keyd.v1 import key_service_pb2 as pb
 from keyd.v1 import types_pb2
 
 MAX_PAGE = 1000
+_AT_ONCE = 20  # keys that are told of in one go
 _HORIZON, _LONGEST_HORIZON = 30 * 86400.0, 10 * 366 * 86400.0
 
 
@@ -80,10 +81,15 @@ class KeyService:
             raise InvalidArgumentError(f"page_size is 0 to {MAX_PAGE}")
         now, size = self._keyring.clock.now(), request.page_size or MAX_PAGE
         rights = self._guard.policy.rights(call.principal)
-        names = [name for name in self._keyring.snapshot.keys if name > request.page_token and rights.know(name)]
-        page = [self._keyring.snapshot.keys[name] for name in names[:size]]
-        token = page[-1].key.name if len(names) > size else ""
-        return pb.ListKeysResponse(keys=[convert.key(view, now) for view in page], next_page_token=token)
+        keys = self._keyring.snapshot.keys
+        names = list(islice(filter(rights.know, keys.after(request.page_token)), size + 1))
+        token = names[size - 1] if len(names) > size else ""
+        page = []
+        for number, name in enumerate(names[:size], 1):
+            page.append(convert.key(keys[name], now))
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # others sign meanwhile
+        return pb.ListKeysResponse(keys=page, next_page_token=token)
 
     async def get_key(self, request: pb.KeyServiceGetKeyRequest, call: Call) -> pb.KeyServiceGetKeyResponse:
         """Return one key with all its versions."""

@@ -38,7 +38,7 @@ class KeyStates:
             return ()
         known = self._difference
         if known is None or known[0] is not old or known[1] is not new:
-            names = [name for name, view in new.keys.items() if old.keys.get(name) is not view]
+            names = new.keys.differing(old.keys)
             known = self._difference = (old, new, names)
         return known[2]
 
