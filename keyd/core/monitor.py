@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from math import inf
 
 import structlog
 
@@ -23,12 +26,14 @@ from keyd.core.errors import (
 )
 from keyd.core.keyring import Keyring
 from keyd.core.model import Key
+from keyd.core.outlook import Outlook
 from keyd.core.runner import BackendRunner
-from keyd.core.snapshot import VersionView
+from keyd.core.snapshot import KeyView, VersionView
 from keyd.core.timeline import KeyState
 
 INTERVAL = 30.0  # seconds between two looks at a backend that answers
 RETRY = 2.0  # at one that does not
+_AT_ONCE = 20  # keys that are looked at in one go
 _log = structlog.get_logger("keyd.monitor")
 
 
@@ -40,7 +45,9 @@ class _Watched:
     outage: str | None = "not looked at yet"
     #: What is wrong with single versions, by thumbprint.
     bad: dict[str, str] = field(default_factory=dict)
+    #: Which versions have proved themselves, by thumbprint, and by name which keys have others, or some that are no good.
     proven: set[str] = field(default_factory=set)
+    unproven: dict[str, KeyView] = field(default_factory=dict)
     looks: int = 0
     reported: bool | None = None
 
@@ -53,6 +60,8 @@ class Monitor:
         self._keyring = keyring
         self._on_change = on_change
         self._watched = {name: _Watched() for name in keyring.backends}
+        #: Which keys have versions that sign or will sign.
+        self._outlooks = {name: Outlook(partial(self._find, name)) for name in keyring.backends}
         self._withdrawn = False
 
     def answers(self, name: str) -> bool:
@@ -105,6 +114,7 @@ class Monitor:
         except Exception as exc:  # noqa: BLE001 - a defect must not end the watch
             watched.outage = str(exc) if isinstance(exc, KeydError) else f"unexpected {type(exc).__name__}"
             watched.proven.clear()
+            self._outlooks[name].forget()
         if watched.outage is not None and watched.outage != before:
             _log.error("backend does not answer", backend=name, error=watched.outage)
         elif watched.outage is None and before is not None:
@@ -132,21 +142,31 @@ class Monitor:
 
         Returns the thumbprints of those that differ. Raises KeydError.
         """
-        needed = list(self._needed(runner))
-        thumbprints = {version.record.thumbprint for _, version in needed}
-        for thumbprint in watched.bad.keys() - thumbprints:
-            del watched.bad[thumbprint]
-        if not needed:
+        outlook = self._outlooks[runner.name]
+        for count, _ in enumerate(outlook.catch_up(self._keyring.snapshot, self._keyring.clock.now()), 1):
+            if count % _AT_ONCE == 0 and watched.looks:  # the first look is one of the start, when nobody waits yet
+                await asyncio.sleep(0)
+        if not outlook.found:
+            watched.bad.clear()
             await repair.stored_keys(runner)
             return set()
-        different = set()
         watched.looks += 1
-        turn = watched.looks % len(needed)
-        for number, (key, version) in enumerate(needed):
-            due = number == turn or version.record.thumbprint in watched.bad
-            if due and not await self._judge(runner, watched, key, version, self._same(runner, version)):
-                different.add(version.record.thumbprint)
+        turn = next(islice(outlook.found.values(), watched.looks % len(outlook.found), None))
+        due = {version.record.thumbprint: (key, version) for key, version in self._needed(turn)}
+        due |= self._bad(watched)
+        different = set()
+        for thumbprint, (key, version) in due.items():
+            if not await self._judge(runner, watched, key, version, self._same(runner, version)):
+                different.add(thumbprint)
         return different
+
+    def _bad(self, watched: _Watched) -> dict[str, tuple[Key, VersionView]]:
+        """Return the versions that were no good, by thumbprint, and forget those that are not needed any more."""
+        needed = (pair for view in watched.unproven.values() for pair in self._needed(view)) if watched.bad else ()
+        found = {version.record.thumbprint: (key, version) for key, version in needed if version.record.thumbprint in watched.bad}
+        for thumbprint in watched.bad.keys() - found.keys():
+            del watched.bad[thumbprint]
+        return found
 
     async def _same(self, runner: BackendRunner, version: VersionView) -> None:
         assert version.record.handle is not None
@@ -163,16 +183,19 @@ class Monitor:
 
         One after another, to leave room for callers.
         """
-        for key, version in self._needed(runner):
-            thumbprint = version.record.thumbprint
-            if thumbprint in different or (thumbprint in watched.proven and thumbprint not in watched.bad):
-                continue
-            # Inside of the process the first signature of each version is the proof, and is made when it is asked for.
-            if runner.backend.capabilities.in_process or await self._judge(
-                runner, watched, key, version, runner.prove(version, key.algorithm)
-            ):
-                watched.bad.pop(thumbprint, None)
-                watched.proven.add(thumbprint)
+        in_process = runner.backend.capabilities.in_process
+        for name, view in sorted(watched.unproven.items()):
+            for key, version in self._needed(view):
+                thumbprint = version.record.thumbprint
+                if thumbprint in different or (thumbprint in watched.proven and thumbprint not in watched.bad):
+                    continue
+                # Inside of the process the first signature of each version is the proof, and is made when it is asked for.
+                if in_process or await self._judge(runner, watched, key, version, runner.prove(version, key.algorithm)):
+                    watched.bad.pop(thumbprint, None)
+                    watched.proven.add(thumbprint)
+            thumbprints = {version.record.thumbprint for _, version in self._needed(view)}
+            if thumbprints <= watched.proven and thumbprints.isdisjoint(watched.bad) and watched.unproven.get(name) is view:
+                del watched.unproven[name]
 
     async def _judge(
         self, runner: BackendRunner, watched: _Watched, key: Key, version: VersionView, test: Awaitable[None]
@@ -189,14 +212,26 @@ class Monitor:
             if watched.bad.get(thumbprint) != str(exc):
                 _log.error("version no good", backend=runner.name, key=key.name, kid=version.record.kid, error=str(exc))
             watched.bad[thumbprint] = str(exc)
+            watched.unproven.setdefault(key.name, self._keyring.snapshot.get(key.name))
             return False
         return True
 
-    def _needed(self, runner: BackendRunner) -> Iterator[tuple[Key, VersionView]]:
+    def _find(self, backend: str, view: KeyView, now: float) -> tuple[KeyView | None, float]:
+        """Say whether a key has versions of this backend that sign or will sign, and until when these are the ones."""
+        if view.key.backend != backend:
+            return None, inf
+        watched, needed = self._watched[backend], list(self._needed(view))
+        watched.unproven.pop(view.key.name, None)
+        if not needed:
+            return None, view.next_change(now)
+        in_process = self._keyring.backends[backend].backend.capabilities.in_process
+        if not in_process or any(version.record.thumbprint in watched.bad for _, version in needed):
+            watched.unproven[view.key.name] = view
+        return view, view.next_change(now)
+
+    def _needed(self, view: KeyView) -> Iterator[tuple[Key, VersionView]]:
         now = self._keyring.clock.now()
-        for view in self._keyring.snapshot.keys.values():
-            if view.key.backend == runner.name:
-                for version in view.versions:
-                    state = version.record.timeline.state(now)
-                    if version.record.handle is not None and state in (KeyState.ACTIVE, KeyState.PRE_ACTIVATION):
-                        yield view.key, version
+        for version in view.versions:
+            state = version.record.timeline.state(now)
+            if version.record.handle is not None and state in (KeyState.ACTIVE, KeyState.PRE_ACTIVATION):
+                yield view.key, version

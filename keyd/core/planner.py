@@ -101,6 +101,10 @@ def due(view: KeyView, now: float, *, lead: float, rules: Rules) -> list[Step]:
 
 def next_due(view: KeyView, now: float, *, lead: float, rules: Rules) -> float:
     """Return when, after ``now``, something has to be carried out that need not be now; ``inf`` if never."""
+    creation = _creation(view, now, lead, rules)
+    if creation is None or creation.at > now:  # all that follows from it is later
+        later = [step.at for step in _destructions(view, rules) if step.at > now]
+        return min([*later, inf if creation is None else creation.at])
     ours = (StepKind.CREATE, StepKind.DESTROY)
     return next((step.at for step in walk(view, now, lead=lead, rules=rules) if step.kind in ours and step.at > now), inf)
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 
 import structlog
 
 from keyd.core.errors import ConflictError, KeydError, KeyStateError, NotFoundError, OverloadedError, StoreUnavailableError
 from keyd.core.keyring import Keyring
+from keyd.core.outlook import Outlook
 from keyd.core.planner import Rules, Step, StepKind, due, lead_of, next_due
 from keyd.core.planner_record import PlannerRecord
 from keyd.core.snapshot import KeyView
@@ -26,6 +28,7 @@ _IDLE = 60.0  # seconds after which it looks again at the latest
 _STANDBY = 5.0  # seconds after which a replica that does not lead looks whether it does
 _RETRY, _LONGEST_RETRY = 60.0, 3600.0  # seconds after the first failure, doubled after each further one
 _OUTAGE = 10.0  # seconds that a backend is left alone when it throttles or the database is away
+_AT_ONCE = 20  # keys that are looked at in one go
 _TOLD_EACH = 10  # versions that wait and are named in the log one by one
 _log = structlog.get_logger("keyd.rotator")
 
@@ -43,18 +46,6 @@ class Figures:
     waiting: int
     overdue: int
     next_deadline: float
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What was found out about a key, and until when it holds."""
-
-    view: KeyView
-    max_age: float
-    rules: Rules
-    at: float
-    due: list[Step]
-    next: float
 
 
 @dataclass(slots=True)
@@ -89,7 +80,8 @@ class Rotator:
         self._keyring = keyring
         self._leads = leads
         self._record = record
-        self._seen: dict[str, _Seen] = {}
+        self._outlooks = {name: Outlook(partial(self._look, name)) for name in keyring.backends}
+        self._seen_by: tuple[Rules, float] | None = None
         self._failures: dict[tuple[str, StepKind], _Failure] = {}
         self._warned: dict[str, int] = {}
         #: When the next act may begin, by backend.
@@ -113,7 +105,7 @@ class Rotator:
     def figures(self) -> Figures:
         """Return how rotation is getting on."""
         now = self._keyring.clock.now()
-        waiting = [step for step in self._due(now, None) if step.kind is StepKind.CREATE]
+        waiting = [step for name in self._outlooks for step in self._due(name, now) if step.kind is StepKind.CREATE]
         left = [step.deadline - now for step in waiting]
         return Figures(len(waiting), sum(seconds < 0 for seconds in left), min(left, default=inf))
 
@@ -134,11 +126,11 @@ class Rotator:
 
     async def _step(self, backend: str) -> float:
         now = self._keyring.clock.now()
+        await self._survey(backend, now)
         if not (self.rules.enabled and self._leads()):
             return now + _STANDBY
-        await self._survey(backend, now)
-        waiting = sorted(self._due(now, backend), key=lambda step: (step.deadline, step.at, step.key, step.version))
-        later = min((seen.next for seen in self._seen.values() if seen.view.key.backend == backend), default=inf)
+        waiting = sorted(self._due(backend, now), key=lambda step: (step.deadline, step.at, step.key, step.version))
+        later = self._outlooks[backend].next
         self._forget(backend, {(step.key, step.kind) for step in waiting})
         away = self._away(backend)
         self._warn(backend, waiting, now, away)
@@ -165,35 +157,32 @@ class Rotator:
             if (key, StepKind.CREATE) not in waiting:
                 del self._warned[key]
 
-    def _due(self, now: float, backend: str | None) -> Iterator[Step]:
-        """Go through what is due in a backend, or in all."""
-        for name, view in self._keyring.snapshot.keys.items():
-            if backend is None or view.key.backend == backend:
-                yield from self._look(name, view, now).due
+    def _due(self, backend: str, now: float) -> list[Step]:
+        """Return what is due in a backend."""
+        for _ in self._outlook(backend).catch_up(self._keyring.snapshot, now):
+            pass
+        return [step for steps in self._outlooks[backend].found.values() for step in steps]
 
     async def _survey(self, backend: str, now: float) -> None:
-        """Look at every key of a backend, and let others go on meanwhile: the first time that takes long."""
-        for count, (name, view) in enumerate(self._keyring.snapshot.keys.items(), 1):
-            if view.key.backend == backend:
-                self._look(name, view, now)
-            if count % 50 == 0:
+        """Look at every key of a backend that changed, and let others go on meanwhile: the first time that takes long."""
+        for count, _ in enumerate(self._outlook(backend).catch_up(self._keyring.snapshot, now), 1):
+            if count % _AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def _look(self, name: str, view: KeyView, now: float) -> _Seen:
-        max_age, rules = self._keyring.served_max_age, self.rules
-        seen = self._seen.get(name)
-        if (
-            seen is not None
-            and seen.view is view
-            and seen.rules is rules
-            and seen.max_age == max_age
-            and seen.at <= now < seen.next
-        ):
-            return seen
-        lead = lead_of(view.key, max_age)
-        steps = due(view, now, lead=lead, rules=rules)
-        seen = self._seen[name] = _Seen(view, max_age, rules, now, steps, next_due(view, now, lead=lead, rules=rules))
-        return seen
+    def _outlook(self, backend: str) -> Outlook[list[Step]]:
+        """Return what is known of a backend, nothing of it by other rules than the present ones."""
+        by = self.rules, self._keyring.served_max_age
+        if self._seen_by is None or self._seen_by[0] is not by[0] or self._seen_by[1] != by[1]:
+            self._seen_by = by
+            for outlook in self._outlooks.values():
+                outlook.forget()
+        return self._outlooks[backend]
+
+    def _look(self, backend: str, view: KeyView, now: float) -> tuple[list[Step] | None, float]:
+        if view.key.backend != backend:
+            return None, inf
+        lead = lead_of(view.key, self._keyring.served_max_age)
+        return due(view, now, lead=lead, rules=self.rules) or None, next_due(view, now, lead=lead, rules=self.rules)
 
     def _away(self, backend: str) -> str | None:
         """Return why a backend is to be left alone. What failed because of that need not wait once it is back."""

@@ -115,6 +115,22 @@ async def test_another_key_under_the_same_handle_is_noticed(world: World) -> Non
     assert world.ring.snapshot.get("agent").active(world.clock.time) is not None, "an odd store takes nothing off the record"
 
 
+async def test_a_version_that_proved_itself_and_was_swapped_proves_itself_again_when_it_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.ring.create(new_key(backend="remote"))
+    await world.ring.create(new_key("other", backend="remote"))
+    assert await world.monitor.look("remote")
+    there = world.backend.public_key
+    with monkeypatch.context() as patch:
+        patch.setattr(world.backend, "public_key", lambda _: there("other.1"))
+        await world.monitor.look("remote")
+        assert not await world.monitor.look("remote")
+    world.backend.calls.clear()
+    assert await world.monitor.look("remote")
+    assert world.backend.calls.count("sign") == 1
+
+
 async def test_a_lost_answer_is_mended_when_the_store_is_back(world: World) -> None:
     noted = intent(world.store, "agent", "remote")
     world.backend.create("agent", noted.version, Algorithm.ED25519)
