@@ -65,6 +65,7 @@ class RecordedAudit:
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
         self.failing = False
+        self.waits = False
         self.waited = 0
 
     def write(self, decision: Decision) -> Awaitable[None] | None:

@@ -50,6 +50,11 @@ class Decision:
 class Audit(Protocol):
     """Where decisions are recorded."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether :meth:`write` returns what is to be awaited."""
+        ...
+
     def write(self, decision: Decision) -> Awaitable[None] | None:
         """Record one decision. When this returns, the record outlives this process.
 
@@ -62,6 +67,8 @@ class Audit(Protocol):
 
 class NoAudit:
     """Records nothing: for tests, and for who has turned the audit trail off."""
+
+    waits = False
 
     def write(self, decision: Decision) -> None:
         """Forget the decision."""

@@ -117,6 +117,11 @@ class Guard:
             key = f"{key[:_LONGEST_NAME]}..."
         return Decision(principal, operation, self.clock.now(), key, latency=time.perf_counter())
 
+    @property
+    def records_wait(self) -> bool:
+        """Whether what :meth:`record` returns takes time, because callers wait for the disk."""
+        return self._audit.waits
+
     def record(self, decision: Decision) -> Awaitable[None] | None:
         """Write the record; see :meth:`keyd.core.decision.Audit.write`. Raises AuditError."""
         decision.latency = time.perf_counter() - decision.latency

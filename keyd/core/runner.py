@@ -204,6 +204,10 @@ class BackendRunner:
             _log.error("backend failed", backend=self.name, error=str(exc))
         return target(f"backend {self.name!r}: {exc}", backend=self.name)
 
+    def is_inline(self, algorithm: Algorithm) -> bool:
+        """Say whether signatures of this algorithm are made at once, on the event loop."""
+        return algorithm in self.backend.capabilities.inline
+
     async def sign(self, version: VersionView, algorithm: Algorithm, message: bytes, within: float | None = None) -> bytes:
         """Return a raw signature of ``message`` by this version.
 
@@ -219,7 +223,7 @@ class BackendRunner:
             raise errors.KeyStateError(f"the private key of {version.record.kid!r} is destroyed")
         self._check_size(algorithm, len(message))
         try:
-            if algorithm in self.backend.capabilities.inline:
+            if self.is_inline(algorithm):
                 return self._sign_inline(version, handle, algorithm, message)
             seconds = self.limits.timeout if within is None else min(within, self.limits.timeout)
             return await self.run(seconds, self._sign_checked, version, handle, algorithm, message)

@@ -54,6 +54,14 @@ class Signer:
         #: Raises ClockError while nothing may be signed, because what the time is is in doubt.
         self.check_clock: Callable[[], None] = lambda: None
 
+    def at_once(self, name: str) -> bool:
+        """Say whether :meth:`sign` with this key waits neither for a backend nor for a successor: it signs, or refuses, at once."""
+        view = self._keyring.snapshot.keys.get(name)
+        if view is None:
+            return True
+        runner = self._keyring.backends.get(view.key.backend)
+        return (runner is None or runner.is_inline(view.key.algorithm)) and not view.succession(self._keyring.clock.now())
+
     async def sign(
         self,
         principal: Principal,

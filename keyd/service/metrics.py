@@ -113,6 +113,11 @@ class CountedAudit:
         self._audit = audit
         self._metrics = metrics
 
+    @property
+    def waits(self) -> bool:
+        """As the trail's."""
+        return self._audit.waits
+
     def write(self, decision: Decision) -> Awaitable[None] | None:
         """Record one decision, then count it. Raises as the trail does; what is not on record is not counted."""
         written = self._audit.write(decision)

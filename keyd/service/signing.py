@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from math import isinf
 
 from keyd.core import succession
 from keyd.core.documents import Documents
-from keyd.core.errors import InvalidArgumentError, KeydError, KeyStateError, SizeError
+from keyd.core.errors import InvalidArgumentError, KeyStateError, SizeError
 from keyd.core.guard import Guard
 from keyd.core.keyring import Keyring
 from keyd.core.publication import Issuer, Publication
 from keyd.core.sessions.signing import SessionSigner, SignedBySession
 from keyd.core.signing import InputKind, Signed, Signer
 from keyd.service import convert
-from keyd.service.admission import begin, refused, throttle
 from keyd.service.call import Call
-from keyd.service.status import to_sign_error
+from keyd.service.many import Many
 from keyd.service.watching import KeyStates, Watch
 from keyd.v1 import signing_service_pb2 as pb
 
 MAX_BATCH = 256
 MAX_WATCHED = 1000
-STREAM_WINDOW = 64  # signatures under way per stream
 
-_Answers = asyncio.Queue[pb.SignStreamResponse | Exception | None]
 _KINDS = {
     "signature_base": InputKind.SIGNATURE_BASE,
     "jws_signing_input": InputKind.JWS_SIGNING_INPUT,
@@ -52,6 +48,7 @@ class SigningService:
         self._guard = guard
         self._documents = documents
         self._states = KeyStates()
+        self._many = Many(self.sign, signer.at_once, guard)
 
     async def sign(self, request: pb.SignRequest, call: Call) -> pb.SignResponse:
         """Sign one input."""
@@ -74,41 +71,11 @@ class SigningService:
         """Sign many inputs; one result each."""
         if not 1 <= len(request.requests) <= MAX_BATCH:
             raise SizeError(f"a batch has 1 to {MAX_BATCH} requests, got {len(request.requests)}")
-        results = await asyncio.gather(*(self._result(single, call) for single in request.requests))
-        return pb.SignBatchResponse(results=results)
+        return pb.SignBatchResponse(results=await self._many.batch(request.requests, call))
 
-    async def sign_stream(
-        self, requests: AsyncIterator[pb.SignStreamRequest], call: Call
-    ) -> AsyncIterator[pb.SignStreamResponse]:
+    def sign_stream(self, requests: AsyncIterator[pb.SignStreamRequest], call: Call) -> AsyncIterator[pb.SignStreamResponse]:
         """Sign a stream of inputs, several at a time; answers come as they are ready."""
-        ready: _Answers = asyncio.Queue(STREAM_WINDOW)
-        window = asyncio.Semaphore(STREAM_WINDOW)
-        under_way: set[asyncio.Future[None]] = set()
-
-        async def answer(request: pb.SignStreamRequest) -> None:
-            try:
-                await ready.put(await self._answer(request, call))
-            finally:
-                window.release()
-
-        async def read() -> None:
-            async for request in requests:
-                await window.acquire()
-                await throttle(self._guard, call)
-                under_way.add(task := asyncio.ensure_future(answer(request)))
-                task.add_done_callback(under_way.discard)
-            await asyncio.gather(*under_way)
-            await ready.put(None)
-
-        reader = asyncio.ensure_future(read())
-        try:
-            while (response := await _next(ready, reader)) is not None:
-                if isinstance(response, Exception):
-                    raise response
-                yield response
-        finally:
-            for task in (reader, *under_way):
-                task.cancel()
+        return self._many.stream(requests, call)
 
     async def sign_jwt(self, request: pb.SignJWTRequest, call: Call) -> pb.SignJWTResponse:
         """Build and sign a JWT."""
@@ -174,36 +141,6 @@ class SigningService:
                 yield pb.WatchKeysResponse(key=state)
             if self._keyring.snapshot is snapshot and self._guard.policy is policy:
                 await self._keyring.changed(None if isinf(watch.until) else max(0.001, watch.until - now()))
-
-    async def _result(self, request: pb.SignRequest, call: Call) -> pb.SignResult:
-        """Sign one of many, which its rate allows: those of a batch were charged together when the call came, those of a stream one by one."""
-        try:
-            await begin(self._guard, self._guard.share(call.principal))
-            return pb.SignResult(response=await self.sign(request, call))
-        except KeydError as exc:
-            refused(self._guard, call, exc)
-            return pb.SignResult(error=to_sign_error(exc))
-
-    async def _answer(self, request: pb.SignStreamRequest, call: Call) -> pb.SignStreamResponse | Exception:
-        """Answer one of a stream. A defect ends the stream: who waits for the answer would wait for ever."""
-        try:
-            return pb.SignStreamResponse(id=request.id, result=await self._result(request.request, call))
-        except Exception as exc:  # noqa: BLE001 - it is raised where the answers are read
-            return exc
-
-
-async def _next(ready: _Answers, reader: asyncio.Future[None]) -> pb.SignStreamResponse | Exception | None:
-    """Return the next answer; raise what ended the reader, if it ended badly."""
-    if not ready.empty():
-        return ready.get_nowait()
-    getter = asyncio.ensure_future(ready.get())
-    try:
-        await asyncio.wait((getter, reader), return_when=asyncio.FIRST_COMPLETED)
-        if not getter.done() and reader.done() and (failure := reader.exception()) is not None:
-            raise failure
-        return await getter
-    finally:
-        getter.cancel()  # of no effect when it is done
 
 
 def _response_of_session(signed: SignedBySession) -> pb.SignResponse:

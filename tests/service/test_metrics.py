@@ -69,6 +69,8 @@ def test_decisions_are_counted_by_what_was_asked_and_the_reason():
 
 def test_what_is_not_on_record_is_not_counted():
     class Full:
+        waits = False
+
         def write(self, decision: Decision) -> None:
             raise AuditError("no room")
 

@@ -33,6 +33,7 @@ class Trail:
     def __init__(self) -> None:
         self.records: list[Decision] = []
         self.full = False
+        self.waits = False
 
     def write(self, decision: Decision) -> Awaitable[None] | None:
         if self.full:

@@ -20,6 +20,9 @@ class HungSigner:
     def __init__(self) -> None:
         self.asked = 0
 
+    def at_once(self, _: str) -> bool:
+        return False
+
     async def sign(self, *_: object, **__: object) -> Signed:
         self.asked += 1
         await asyncio.Event().wait()

@@ -105,6 +105,11 @@ class AuditTrail:
         """Why nothing can be recorded at present, as far as is known; None: it can."""
         return self._broken or self._failing
 
+    @property
+    def waits(self) -> bool:
+        """Whether callers wait for the disk: see :class:`keyd.core.decision.Audit`."""
+        return self.rules.wait_for_sync and self._file is not None
+
     # ---- start and stop
 
     async def start(self, version: str, known: Head | None) -> None:
@@ -182,7 +187,7 @@ class AuditTrail:
             return None
         if self._failing is not None:
             self._recovered()
-        return self._durable() if self.rules.wait_for_sync and self._file is not None else None
+        return self._durable() if self.waits else None
 
     def add(self, operation: Event, members: Mapping[str, object], *, at: str | None = None) -> Head:
         """Record what is no decision, and return it. Raises OSError."""
