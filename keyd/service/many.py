@@ -15,7 +15,8 @@ from keyd.v1 import signing_service_pb2 as pb
 
 STREAM_WINDOW = 64  # signatures under way per stream
 
-_Sign = Callable[[pb.SignRequest, Call], Awaitable[pb.SignResponse]]
+#: Signs an input and fills in the answer.
+_Sign = Callable[[pb.SignResponse, pb.SignRequest, Call], Awaitable[None]]
 _Request = pb.SignStreamRequest
 _Response = pb.SignStreamResponse
 _Event = _Request | _Response | None
@@ -30,21 +31,21 @@ class Many:
         self._key_at_once = at_once
         self._guard = guard
 
-    async def batch(self, requests: Sequence[pb.SignRequest], call: Call) -> list[pb.SignResult]:
+    async def batch(self, requests: Sequence[pb.SignRequest], call: Call) -> pb.SignBatchResponse:
         """Return one result each, in their order. Their rate was charged when the call came."""
+        response = pb.SignBatchResponse()
         at_once = {name: self._at_once(name) for name in {each.key for each in requests}}
-        tasks = {n: asyncio.ensure_future(self._result(each, call)) for n, each in enumerate(requests) if not at_once[each.key]}
-        results: dict[int, pb.SignResult] = {}
+        pairs = [(response.results.add(), request) for request in requests]
+        tasks = [asyncio.ensure_future(self._result(*pair, call)) for pair in pairs if not at_once[pair[1].key]]
         try:
-            for number, request in enumerate(requests):
-                if number not in tasks:
-                    results[number] = await self._result(request, call)
-            if tasks:
-                results.update(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
+            for result, request in pairs:
+                if at_once[request.key]:
+                    await self._result(result, request, call)
+            await asyncio.gather(*tasks)
         finally:
-            for task in tasks.values():
+            for task in tasks:
                 task.cancel()  # of no effect when it is done
-        return [results[number] for number in range(len(requests))]
+        return response
 
     async def stream(self, requests: AsyncIterator[_Request], call: Call) -> AsyncIterator[_Response]:
         """Answer inputs as they come, those that have to wait when they are ready. Their rate is charged one by one, and waited for."""
@@ -72,16 +73,18 @@ class Many:
         return request
 
     async def _answer(self, request: _Request, call: Call) -> _Response:
-        return _Response(id=request.id, result=await self._result(request.request, call))
+        response = _Response(id=request.id)
+        await self._result(response.result, request.request, call)
+        return response
 
-    async def _result(self, request: pb.SignRequest, call: Call) -> pb.SignResult:
+    async def _result(self, result: pb.SignResult, request: pb.SignRequest, call: Call) -> None:
         """Sign one when it is the caller's turn: few begin in each turn of the event loop, see :class:`keyd.core.turns.Pace`."""
         try:
             await begin(self._guard, self._guard.share(call.principal))
-            return pb.SignResult(response=await self._sign(request, call))
+            await self._sign(result.response, request, call)
         except KeydError as exc:
             refused(self._guard, call, exc)
-            return pb.SignResult(error=to_sign_error(exc))
+            result.error.CopyFrom(to_sign_error(exc))
 
 
 class _Mixed:
