@@ -7,7 +7,7 @@ NODE   := examples/typescript
 NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -50,19 +50,39 @@ examples: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist
 sessions: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## agents whose issuer keys are in OpenBao and SoftHSM, and how often these have to sign; REQUESTS= of each
 	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m sessions --requests $(or $(REQUESTS),10000) $(ARGS)
 
+# What is measured is the installed wheel; benchmarks/__main__.py sees to it.
+BENCH := PYTHONSAFEPATH=1 $(BIN)/python benchmarks
+
+bench: $(VENV)/test.stamp $(VENV)/keyd.stamp ## measure every goal of docs/performance.md and write it anew; half an hour
+	sh .ci/install-h2load
+	$(BENCH) run $(ARGS)
+
+bench-quick: $(VENV)/test.stamp $(VENV)/keyd.stamp ## the cost of a signature, OpenBao beside it, streams and batches; two minutes
+	sh .ci/install-h2load
+	$(BENCH) run --quick $(ARGS)
+
+bench-compare: $(VENV)/test.stamp $(VENV)/keyd.stamp ## this tree against the commit BASE=, each in its own environment, in turn
+	sh .ci/install-h2load
+	$(BENCH) compare $(BASE) $(ARGS)
+
+bench-profile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## where the time of a signature goes, by py-spy
+	sh .ci/install-h2load
+	$(BIN)/pip install --quiet --group bench
+	$(BENCH) profile $(ARGS)
+
 bench-stores: $(VENV)/test.stamp $(VENV)/keyd.stamp ## signatures a second through keyd next to the same operation called directly
-	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/stores.py --seconds 1.2 --rounds 5 $(ARGS)
+	$(BENCH) stores --seconds 1.2 --rounds 5 $(ARGS)
 
 bench-cost: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what each guard of the signing path costs, in CPU per signature
 	sh .ci/install-h2load
-	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/cost.py $(ARGS)
+	$(BENCH) cost $(ARGS)
 
 bench-path: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what keyd's own code costs for one signature, step by step, without a transport
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/path.py $(ARGS)
 
 bench-flood: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what one caller notices of another that floods the daemon
 	sh .ci/install-h2load
-	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/flood.py $(ARGS)
+	$(BENCH) flood $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .

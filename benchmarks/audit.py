@@ -1,6 +1,6 @@
 """What the audit trail costs: CPU for each record, and what waiting for the disk does to callers.
 
-    python benchmarks/audit.py [--records 20000] [--calls 1500] [--rounds 3] [--directory DIR]
+    python benchmarks audit [--records 20000] [--calls 1500] [--rounds 3] [--directory DIR]
 
 Medians of the rounds:
 
@@ -17,13 +17,10 @@ import argparse
 import asyncio
 import shutil
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from audit_support import decision
 from daemon_process import DaemonProcess
@@ -125,7 +122,3 @@ def main() -> int:
     whole = statistics.median(written)
     print(f"line and digest {line:.1f} us, whole record {whole:.1f} us of CPU (budget {BUDGET:g})")
     return 0 if whole <= BUDGET else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

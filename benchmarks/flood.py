@@ -1,6 +1,6 @@
 """What one caller notices of another that floods the daemon.
 
-    make bench-flood, or python benchmarks/flood.py [--seconds 4] [--rounds 5]
+    make bench-flood, or python benchmarks flood [--seconds 4] [--rounds 5]
 
 The victim is an agent that signs at a calm pace, 200 times a second, over one connection. Beside it, in turn, a program that keeps one core busy and calls nobody, to tell what the machine
 does from what keyd does; and another caller, that
@@ -21,30 +21,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cost import METHOD, base, frame
 from daemon_process import DaemonProcess
 
+from benchmarks import load
+from benchmarks.figures import Entry, Outcome, Table, missed
+from benchmarks.machine import describe, today
+from benchmarks.payload import SIGN, base, frame
+from benchmarks.victim import PACE, victim
 from keyd.v1 import signing_service_pb2 as pb
 
 BAR = 2.0
 CONTROL = "(calls nobody)"
-PACE = 200  # signatures a second
+COLUMNS = ("the other caller", "p50 quiet, ms", "p50", "p99 quiet, ms", "p99", "times", "failed")
 
 #: Who floods: nobody, or another program of ours.
 OTHER = 65534 if os.geteuid() == 0 else os.geteuid()
@@ -68,32 +65,6 @@ purposes = ["http"]
 rate = 100
 burst = 100
 """
-
-VICTIM = r"""
-import json, sys, time
-import grpc
-sys.path.insert(0, sys.argv[4])
-from cost import base
-from keyd.v1 import signing_service_pb2 as pb, signing_service_pb2_grpc
-address, seconds, pace = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-stub = signing_service_pb2_grpc.SigningServiceStub(grpc.insecure_channel(address))
-stub.Sign(pb.SignRequest(key="victim", signature_base=base()), wait_for_ready=True, timeout=5)
-print("ready", flush=True)
-sys.stdin.readline()
-took, failed, end, due = [], 0, time.monotonic() + seconds, time.monotonic()
-while due < end:
-    time.sleep(max(0.0, due - time.monotonic()))
-    due += 1 / pace
-    began = time.perf_counter()
-    try:
-        stub.Sign(pb.SignRequest(key="victim", signature_base=base()), timeout=5)
-    except grpc.RpcError:
-        failed += 1
-    took.append(time.perf_counter() - began)
-took.sort()
-print(json.dumps([took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3, failed]))
-"""
-
 
 #: Connects again and again, and does argv[2] with each connection: nothing, "garbage", or "hold", which keeps a thousand.
 CROWD = r"""
@@ -144,7 +115,7 @@ def signatures(daemon: DaemonProcess, key: str, *, good: bool = True) -> Iterato
     body.write_bytes(frame(pb.SignRequest(key=key, signature_base=base() if good else b'"@method": GET')))
     body.chmod(0o644)
     command = ["h2load", "-D3600", "-c16", "-m10", "-Hcontent-type: application/grpc", "-Hte: trailers", f"-d{body}"]
-    with running([*command, f"--base-uri={daemon.address}", METHOD]):
+    with running([*command, f"--base-uri={daemon.address}", SIGN]):
         yield
 
 
@@ -170,35 +141,11 @@ FLOODS: dict[str, Callable[[DaemonProcess], AbstractContextManager[None]]] = {
 }
 
 
-def victim(daemon: DaemonProcess, seconds: float, flood: AbstractContextManager[None]) -> tuple[float, float, int]:
-    """Return the victim's p50 and p99 in milliseconds, and how many of its signatures failed. It is connected before the flood begins."""
-    command = [sys.executable, "-c", VICTIM, daemon.address, str(seconds), str(PACE), str(Path(__file__).parent)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        with flood:
-            time.sleep(0.3)  # for the flood to get going: its first burst is over by then, and measured is what goes on
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            p50, p99, failed = json.loads(process.stdout.readline())
-    return p50, p99, failed
-
-
-def main() -> int:
-    """Measure and print. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=4, help="of each phase, without and with the flood")
-    parser.add_argument("--only", choices=FLOODS, help="one of the floods")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    h2load = shutil.which("h2load")
-    if h2load is None:
-        print("h2load is missing: install nghttp2-client", file=sys.stderr)
-        return 2
-    python = Path(sys.executable).resolve()
-    grants = GRANTS.format(uid=os.geteuid(), other=OTHER, python=python, h2load=Path(h2load).resolve())
-    daemon, bad = DaemonProcess(sections=grants), 0
+@contextmanager
+def _victims_daemon() -> Iterator[DaemonProcess]:
+    """A daemon that everybody may connect to, and its keys."""
+    python, h2load = Path(sys.executable).resolve(), Path(shutil.which("h2load") or "/usr/bin/h2load").resolve()
+    daemon = DaemonProcess(sections=GRANTS.format(uid=os.geteuid(), other=OTHER, python=python, h2load=h2load))
     for directory in (daemon.directory, daemon.directory / "run"):
         directory.mkdir(exist_ok=True)
         directory.chmod(0o711)
@@ -208,32 +155,50 @@ def main() -> int:
         with daemon.admin() as admin:
             for key in ("victim", "flood"):
                 admin.create_key(key, backend="memory")
-        print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}")
-        print(f"victim: {PACE} signatures/s; medians of {options.rounds} rounds of {options.seconds:g} s\n")
-        print("| the other caller | p50 quiet, ms | p50 | p99 quiet, ms | p99 | times | failed |\n|---|---|---|---|---|---|---|")
-        for name, flood in FLOODS.items():
-            if options.only not in (None, name):
-                continue
+        yield daemon
+    finally:
+        daemon.close()
+
+
+def measure(rounds: int, seconds: float, names: Iterable[str] = FLOODS) -> Outcome:
+    """Return a verdict for each flood, and the table."""
+    found, rows = Outcome(), []
+    with _victims_daemon() as daemon:
+        for name in names:
             quiet, flooded = [], []
-            for _ in range(options.rounds):
-                quiet.append(victim(daemon, options.seconds, contextlib.nullcontext()))
-                flooded.append(victim(daemon, options.seconds, flood(daemon)))
+            for _ in range(rounds):
+                quiet.append(victim(daemon.address, seconds, contextlib.nullcontext()))
+                flooded.append(victim(daemon.address, seconds, FLOODS[name](daemon)))
             (p50, p99), (p50_flood, p99_flood) = (
                 [statistics.median(column) for column in list(zip(*runs, strict=True))[:2]] for runs in (quiet, flooded)
             )
             failed = sum(run[2] for run in (*quiet, *flooded))
-            bad += name != CONTROL and (failed > 0 or p99_flood > BAR * p99)
-            print(
-                f"| {name} | {p50:.2f} | {p50_flood:.2f} | {p99:.2f} | {p99_flood:.2f} | {p99_flood / p99:.1f} | {failed} |",
-                flush=True,
-            )
-    finally:
-        daemon.close()
+            times = p99_flood / p99
+            rows.append([name, *(f"{each:.2f}" for each in (p50, p50_flood, p99, p99_flood)), f"{times:.1f}", str(failed)])
+            if name != CONTROL:
+                what = f"p99 of an agent with {PACE} calls a second beside a caller that {name}, against without"
+                what += f"; {failed} of its signatures failed, which is a miss whatever the figure" if failed else ""
+                found.entries.append(Entry(f"flood: {name}", None if failed else times, BAR, "times", what, at_most=True))
+    found.tables.append(Table("What one caller notices of another", COLUMNS, rows))
+    return found
+
+
+def main() -> int:
+    """Measure and print. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=4, help="of each phase, without and with the flood")
+    parser.add_argument("--only", choices=FLOODS, help="one of the floods")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    if not load.installed():
+        print("h2load is missing: install nghttp2-client", file=sys.stderr)
+        return 2
+    print(f"{describe()}, {today()}")
+    print(f"victim: {PACE} signatures/s; medians of {options.rounds} rounds of {options.seconds:g} s\n")
+    found = measure(options.rounds, options.seconds, [options.only] if options.only else FLOODS)
+    print(found.tables[0].markdown())
+    bad = missed(found.entries)
     print(
-        f"\n{len(FLOODS) - 1} floods, {bad} that another caller notices too much (p99 more than {BAR:g} times the quiet one, or a failure)"
+        f"\n{len(found.entries)} floods, {len(bad)} that another caller notices too much (p99 more than {BAR:g} times the quiet one, or a failure)"
     )
     return 1 if bad else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

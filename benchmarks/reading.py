@@ -1,4 +1,4 @@
-"""What it costs to read a signature base and to hold it to its profile: `python benchmarks/reading.py`. CPU of one thread."""
+"""What it costs to read a signature base and to hold it to its profile: `python benchmarks reading`. CPU of one thread."""
 
 from __future__ import annotations
 
@@ -69,7 +69,3 @@ def main() -> None:
     lines.append(f"rules of aauth, first request with a token: {first_time(clients[0]['base'], BUILT_IN['aauth']):.1f} µs")
     lines.append(f"a JWS signing input of {len(token)} bytes: {microseconds(lambda: jws.parse(token)):.1f} µs")
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()

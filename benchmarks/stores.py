@@ -1,6 +1,6 @@
 """Signatures a second through keyd, next to the same operation called directly, store by store, in one run.
 
-    make bench-stores, or python benchmarks/stores.py [--seconds 1.5] [--rounds 3] [--store pkcs11|vault|aws]
+    make bench-stores, or python benchmarks stores [--seconds 1.5] [--rounds 3] [--store pkcs11|vault|aws]
 
 Four figures for each store, algorithm and number of threads, interleaved, medians of the rounds:
 
@@ -40,9 +40,6 @@ import boto3
 import pkcs11
 import urllib3
 from botocore.config import Config
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 from components.aws_environment import isolated
 from components.fake_kms import ADMIN, REGION
 from components.openbao import OpenBao
@@ -276,7 +273,3 @@ def main() -> int:
                         short.append(f"{store.name} {algorithm.value} with {threads} threads: {figures['backend'] / direct:.0%}")
     print("\n" + ("every backend reaches 80 % of the direct figure" if not short else "below 80 %: " + "; ".join(short)))
     return 1 if short else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

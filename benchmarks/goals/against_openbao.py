@@ -1,0 +1,92 @@
+"""Goal 2: keyd against OpenBao's transit engine, both with their audit on, the same bases, over Unix sockets; and other peers beside."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from benchmarks import load, peers
+from benchmarks.daemon import BenchDaemon, daemon, spot_check
+from benchmarks.figures import Entry, Outcome, Table, median_ratio
+from benchmarks.goals import Options
+from benchmarks.load import Load
+from benchmarks.machine import ed25519_rate
+from benchmarks.payload import sign_request
+
+#: At least so many times its signatures a second, by concurrency; p50 at most half of its, p99 at most a fifth.
+_RATE = {1: 2.0, 8: 3.0, 64: 3.0}
+_P50, _P99 = 0.5, 0.2
+
+
+def measure(options: Options) -> Outcome:
+    """Measure every transport and OpenBao in turn; the default transport is held to the bars."""
+    found = Outcome()
+    runs: dict[tuple[str, int], list[Load]] = {}
+    names = options.transports()
+    with peers.openbao() as transit:
+        for name, line in names.items():
+            with daemon(server=line) as keyd:
+                _rounds(options, keyd, transit, name, runs)
+    for connections, bar in _RATE.items():
+        # The default transport was measured first, and OpenBao beside it in the same rounds.
+        found.entries += _entries(connections, bar, runs[next(iter(names)), connections], runs["OpenBao", connections])
+    found.tables.append(_table(runs))
+    found.tables.append(_others(options))
+    return found
+
+
+def _rounds(
+    options: Options, keyd: BenchDaemon, transit: peers.Transit, name: str, runs: dict[tuple[str, int], list[Load]]
+) -> None:
+    public = keyd.public_key("bench")
+    theirs = "OpenBao" if ("OpenBao", 1) not in runs else f"OpenBao beside {name}"
+    for round_ in range(options.rounds + 1):
+        for connections in _RATE:
+            mine = load.run(keyd.target(), connections, options.seconds if round_ else 0.5)
+            other = load.run(transit.target(), connections, options.seconds if round_ else 0.5)
+            if round_:  # the first is to warm up
+                runs.setdefault((name, connections), []).append(mine)
+                runs.setdefault((theirs, connections), []).append(other)
+        spot_check(keyd.address, sign_request("bench"), public)
+        transit.check()
+
+
+def _entries(connections: int, bar: float, mine: Sequence[Load], theirs: Sequence[Load]) -> list[Entry]:
+    def ratio(of: Callable[[Load], float]) -> float:
+        return median_ratio([of(run) for run in mine], [of(run) for run in theirs])
+
+    beside = f"against OpenBao transit with its file audit, {connections} connections, Ed25519, the same bases, over Unix sockets"
+    return [
+        Entry(f"2 rate c={connections}", ratio(lambda run: run.rate), bar, "times", f"signatures/s {beside}"),
+        Entry(f"2 p50 c={connections}", ratio(lambda run: run.p50), _P50, "times", f"p50 {beside}", at_most=True),
+        Entry(f"2 p99 c={connections}", ratio(lambda run: run.p99), _P99, "times", f"p99 {beside}", at_most=True),
+    ]
+
+
+def _table(runs: dict[tuple[str, int], list[Load]]) -> Table:
+    def middle(found: Sequence[Load], of: Callable[[Load], float]) -> str:
+        return f"{statistics.median(of(run) for run in found):,.0f}"
+
+    rows = [
+        [
+            name if name.startswith("OpenBao") else f"keyd, {name}",
+            str(connections),
+            middle(found, lambda run: run.rate),
+            middle(found, lambda run: run.p50),
+            middle(found, lambda run: run.p99),
+            middle(found, lambda run: run.cpu_each),
+            middle(found, lambda run: run.load_each),
+            f"{statistics.median(run.load_busy for run in found):.0%}",
+        ]
+        for (name, connections), found in sorted(runs.items(), key=lambda item: item[0][1])
+    ]
+    columns = ("server", "connections", "signatures/s", "p50, µs", "p99, µs", "CPU, µs each", "load's CPU, µs", "load's core")
+    return Table("keyd and OpenBao", columns, rows)
+
+
+def _others(options: Options) -> Table:
+    rows = [["cryptography, one thread, in the program itself", f"{ed25519_rate(options.seconds / 2):,.0f}"]]
+    for name, peer in (("ssh-agent (OpenSSH), one client in Python", peers.ssh_agent), ("SoftHSM, python-pkcs11", peers.softhsm)):
+        with peer() as sign:
+            rows.append([name, f"{peers.per_second(sign, options.seconds / 2):,.0f}"])
+    return Table("One Ed25519 signature after another elsewhere", ("what", "signatures/s"), rows)

@@ -1,0 +1,12 @@
+"""Goal "floods": what one caller notices of another that does its worst."""
+
+from __future__ import annotations
+
+from benchmarks import flood
+from benchmarks.figures import Outcome
+from benchmarks.goals import Options
+
+
+def measure(options: Options) -> Outcome:
+    """Measure each flood."""
+    return flood.measure(min(3, options.rounds), options.seconds)
