@@ -67,7 +67,7 @@ def test_what_only_the_other_has_does_not_differ() -> None:
 
 def test_more_than_one_part_can_change_at_once() -> None:
     keys = large()
-    changed = keys.with_items({name: -1 for name in keys})
+    changed = keys.with_items(dict.fromkeys(keys, -1))
     assert list(changed) == list(keys)
     assert set(changed.values()) == {-1}
     assert parts_in_common(keys, changed) == 0
