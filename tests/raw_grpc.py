@@ -30,6 +30,7 @@ class RawChannel:
         self.socket = connected
         self._stream = -1
         self._received = b""
+        self.more_headers: list[tuple[bytes, bytes]] = []
 
     def greet(self) -> None:
         self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0))
@@ -48,6 +49,7 @@ class RawChannel:
                 (b":authority", b"localhost"),
                 (b"content-type", b"application/grpc"),
                 (b"te", b"trailers"),
+                *self.more_headers,
             ]
         )
         body = struct.pack(">BI", 0, len(message)) + message

@@ -119,15 +119,19 @@ def _handler(method: MethodDescriptor, function: Callable[..., Any], door: _Grpc
     # grpcio itself would answer a request that does not parse with UNKNOWN.
     decode, encode = decoder(method), GetMessageClass(method.output_type).SerializeToString
     if method.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(_streaming(method, function, partial(_decoded, decode), door), None, encode)
+        return grpc.stream_stream_rpc_method_handler(
+            _streaming(method, function, partial(_decoded, decode, door), door), None, encode
+        )
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_streaming(method, function, decode, door), None, encode)
+        return grpc.unary_stream_rpc_method_handler(
+            _streaming(method, function, partial(door.decoded, decode), door), None, encode
+        )
     return grpc.unary_unary_rpc_method_handler(_unary(method, function, decode, door), None, encode)
 
 
-async def _decoded(decode: Callable[[bytes], Any], requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+async def _decoded(decode: Callable[[bytes], Any], door: Door, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[Any]:
     async for data in requests:
-        yield decode(data)
+        yield door.decoded(decode, data, call)
 
 
 def _unary(
@@ -149,13 +153,13 @@ def _unary(
 
 
 def _streaming(
-    method: MethodDescriptor, function: Callable[..., AsyncIterator[Any]], decode: Callable[[Any], Any], door: _GrpcioDoor
+    method: MethodDescriptor, function: Callable[..., AsyncIterator[Any]], decode: Callable[[Any, Call], Any], door: _GrpcioDoor
 ) -> Callable[[Any, Context], AsyncIterator[Any]]:
     async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
             call = door.enter_from(context)
             try:
-                async for response in function(door.decoded(decode, request, call), call):
+                async for response in function(decode(request, call), call):
                     yield response
             finally:
                 door.leave(call)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import service_conftest
 from guarded import house
@@ -11,20 +13,23 @@ from session_support import agents
 __all__ = ["agents", "house", "running", "transport"]
 
 #: Tests of calls as they come to a whole daemon. The others know no transport, or one only.
-BOTH = ("test_front", "test_signing", "test_tcp_daemon", "test_watchers")
+BOTH = ("test_front", "test_signing", "test_tcp_daemon", "test_transport", "test_watchers")
 TRANSPORTS = ("grpcio", "http2")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.module.__name__.rpartition(".")[2] in BOTH:
+    own = {"json_served", "private"} & set(metafunc.fixturenames)  # of one transport only
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH and not own:
         metafunc.parametrize("transport", TRANSPORTS, indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """What serves the daemons of the test."""
     name: str = getattr(request, "param", TRANSPORT)
     text = service_conftest.CONFIG.replace(f'transport = "{TRANSPORT}"', f'transport = "{name}"')
-    monkeypatch.setattr(service_conftest, "CONFIG", text)
-    monkeypatch.setattr(request.module, "CONFIG", text, raising=False)
-    return name
+    # Not the fixture of that name: what a test itself patches has to be undone before its daemon stops.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service_conftest, "CONFIG", text)
+        patch.setattr(request.module, "CONFIG", text, raising=False)
+        yield name

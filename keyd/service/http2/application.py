@@ -16,7 +16,7 @@ from keyd.service.call import Call, Caller
 from keyd.service.door import Callers, Door, unexpected
 from keyd.service.http2 import framing
 from keyd.service.http2.connect import Connect
-from keyd.service.http2.framing import Answer, Receive, RpcError, Scope, Send
+from keyd.service.http2.framing import Answer, Gone, Receive, RpcError, Scope, Send
 from keyd.service.http2.methods import Method
 from keyd.service.status import to_status
 
@@ -67,17 +67,31 @@ class Application:
     async def _serve(self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
         answer = Answer(send)
         try:
+            fields = await self._refused(headers, scope, receive, answer)
+            if fields is not None:
+                await answer.finish(fields)
+        except Gone:
+            pass
+
+    async def _refused(
+        self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, answer: Answer
+    ) -> framing.Headers | None:
+        """Answer the call, or return with what it is refused."""
+        try:
             await self._in_time(self._method(scope, headers), receive, answer, self.caller(scope), headers.get(b"grpc-timeout"))
+            return None
         except RpcError as exc:
-            await answer.finish(_fields(exc))
+            return _fields(exc)
         except KeydError as exc:
-            await answer.finish(framing.status_fields(to_status(exc)))
+            return framing.status_fields(to_status(exc))
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-            await answer.finish(framing.status_fields(_STOPS.status))
+            return framing.status_fields(_STOPS.status)
+        except Gone:
+            raise
         except Exception:  # noqa: BLE001 - the last line of defence
-            await answer.finish(framing.status_fields(to_status(unexpected(scope["path"]))))
+            return framing.status_fields(to_status(unexpected(scope["path"])))
 
     def _method(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Method:
         """Return what is called. Who calls what there is none of is left waiting."""

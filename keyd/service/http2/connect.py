@@ -25,7 +25,7 @@ from keyd.core.errors import KeydError, MalformedError
 from keyd.service.bounds import Bounds
 from keyd.service.call import Call, Caller
 from keyd.service.door import Callers, Door, unexpected
-from keyd.service.http2.framing import Receive, RpcError, Scope, Send
+from keyd.service.http2.framing import Headers, Receive, RpcError, Scope, Send
 from keyd.service.http2.methods import Method
 from keyd.service.status import to_status
 
@@ -78,8 +78,10 @@ class Connect:
         _caller.set(caller)  # each call has a task of its own, and so a context
         if scope["path"] not in self._endpoints:
             self._door.hold(caller)
-            await send({"type": "http.response.start", "status": 404, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
+            await _answer(404, [], receive, send)
+            return
+        if scope["method"] != "POST":
+            await _answer(405, [(b"allow", b"POST")], receive, send)
             return
         await self._runtime(scope, receive, send)
 
@@ -137,6 +139,14 @@ class Connect:
     def _leave(self, call: Call | None) -> None:
         if call is not None:
             self._door.leave(call)
+
+
+async def _answer(status: int, headers: Headers, receive: Receive, send: Send) -> None:
+    """Answer a request that is not served. It is read to its end first: some clients take an early answer for an error."""
+    while (await receive()).get("more_body", False):
+        pass
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 class _Runtime(ConnectASGIApplication[Connect]):

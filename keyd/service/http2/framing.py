@@ -110,37 +110,49 @@ _START = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 
 
-class Answer:
-    """The answer to one call: messages, and at the end a status. Nothing is sent before the first of them."""
+class Gone(Exception):  # noqa: N818 - it is no error
+    """The client has left, or does not want the answer any more."""
 
-    __slots__ = ("_begun", "_send")
+
+class Answer:
+    """The answer to one call: messages, and at the end a status. Nothing is sent before the first of them. All raise Gone."""
+
+    __slots__ = ("_begun", "_server_send")
 
     def __init__(self, send: Send) -> None:
-        self._send = send
+        self._server_send = send
         self._begun = False
 
     async def only(self, message: bytes) -> None:
         """Send the one message of a call that has one, and that it succeeded."""
         self._begun = True
-        await self._send(_START)
-        await self._send({"type": "http.response.body", "body": frame(message), "more_body": False})
-        await self._send(_OK)
+        send = self._server_send
+        try:
+            await send(_START)
+            await send({"type": "http.response.body", "body": frame(message), "more_body": False})
+            await send(_OK)
+        except OSError:
+            raise Gone from None
 
     async def message(self, message: bytes) -> None:
         """Send one of several."""
-        await self._begin()
+        if not self._begun:
+            self._begun = True
+            await self._send(_START)
         await self._send({"type": "http.response.body", "body": frame(message), "more_body": True})
 
     async def finish(self, fields: Iterable[tuple[bytes, bytes]] = ((b"grpc-status", b"0"),)) -> None:
         """Send the status. Before any message it takes the place of the headers ("Trailers-Only")."""
         if not self._begun:
+            self._begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *fields]})
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         await self._send({"type": "http.response.trailers", "headers": [*fields]})
 
-    async def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            await self._send(_START)
+    async def _send(self, event: MutableMapping[str, Any]) -> None:
+        try:
+            await self._server_send(event)
+        except OSError:
+            raise Gone from None

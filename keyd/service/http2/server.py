@@ -81,12 +81,14 @@ class Http2Server:
         self._health.stop()
         if self._server is not None and self._serving is not None:
             self._server.shutdown()
+            for listener in self._listeners:
+                listener.shutdown(socket.SHUT_RDWR)  # who connects now is refused, and does not wait for the end of the drain
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._serving), drain)
             self._application.cancel()
             await self._serving
-        for listener in self._listeners:
-            listener.close()
+        while self._listeners:
+            self._listeners.pop().close()
 
     def _config(self) -> h2corn.Config:
         """Return the bounds as h2corn has them. Nothing that a caller sends may say who it is: no forwarding headers."""
