@@ -7,7 +7,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
+import structlog
+
 from keyd.core.clock import Clock, SystemClock
+from keyd.core.errors import KeydError
 from keyd.core.fleet.clock import FleetClock, SteadyClock, newest_moment
 from keyd.core.fleet.heartbeat import Heartbeat
 from keyd.core.fleet.remains import Remains
@@ -21,6 +24,10 @@ if TYPE_CHECKING:  # the driver of PostgreSQL is needed only by those who use it
     from keyd.core.fleet.leader import Leader
 
 
+_LOOK = 1.0  # seconds between two looks at what other workers changed
+_log = structlog.get_logger("keyd.fleet")
+
+
 class Fleet:
     """The replicas on one database as one of them sees them.
 
@@ -28,16 +35,20 @@ class Fleet:
         clock: the time that all of them go by.
     """
 
-    def __init__(self, store: SqlStore, conninfo: str | None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, store: SqlStore, conninfo: str | None, clock: Clock | None = None, leads: Callable[[], bool] | None = None
+    ) -> None:
         """Begin with an open store.
 
         Args:
             store: the store; on PostgreSQL, this replica is registered there.
             conninfo: how to reach the PostgreSQL database beneath, as libpq takes it; None: it is SQLite, and nobody else's.
             clock: go by this one, whatever the database's says. Without it, by the database's, and for SQLite by this machine's.
+            leads: says whether this process plans, where it is one of several workers on one SQLite database.
         """
         self._store = store
         self._conninfo = conninfo
+        self._team_leads = leads
         self._databases = FleetClock() if conninfo is not None and clock is None else None
         beneath = clock or self._databases or SystemClock()
         self.clock = SteadyClock(beneath, "this machine" if self._databases is None else "the database")
@@ -71,6 +82,10 @@ class Fleet:
         ``on_clock`` is awaited with whether the clock is right, whenever that is otherwise than before.
         """
         if self._conninfo is None or self._heart is None:
+            if self._team_leads is not None:
+                remains = Remains(keyring, self._store, self.leads)
+                for work in (self._look(keyring, revocations), remains.run()):
+                    stack.push_async_callback(_end, asyncio.create_task(work))
             return
         from keyd.core.fleet.follower import Follower
         from keyd.core.fleet.leader import Leader
@@ -99,7 +114,7 @@ class Fleet:
     def leads(self) -> bool:
         """Say whether this replica is the one that plans rotations."""
         if self._conninfo is None:
-            return True
+            return self._team_leads is None or self._team_leads()
         return self._leader is not None and self._leader.leads()
 
     def figures(self) -> Replica:
@@ -112,6 +127,16 @@ class Fleet:
             refresh_age=None if follower is None else follower.age,
             clock_offset=None if self._databases is None else self._databases.skew,
         )
+
+    async def _look(self, keyring: Keyring, revocations: Revocations) -> None:
+        """Look at the database that other workers share: they tell of their changes, but one may have ended before it could."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            try:
+                await keyring.refresh()
+                await revocations.refresh()
+            except KeydError as exc:
+                _log.warning("what other workers changed cannot be read, the next look comes", error=str(exc))
 
     def _check_change(self) -> None:
         self.check_signing()

@@ -60,6 +60,8 @@ class Keyring:
         self.profiles: Mapping[str, Profile] = {}
         #: Raises ClockError while the time is not one to write down. To stop a key or version is possible in any case.
         self.check_clock: Callable[[], None] = lambda: None
+        #: Has the other workers of this daemon see what is on record, before whoever changed it is told that it is done. Raises nothing.
+        self.spread: Callable[[], Awaitable[None]] = _alone
         self._store = store
         self._runners = runners
         self._recording = asyncio.Lock()
@@ -384,6 +386,7 @@ class Keyring:
             if await self._maker.undo(intent, runner):
                 await self.refresh()
             raise
+        await self.spread()
         _log.info("version made", key=key.name, version=record.version, kid=record.kid, backend=key.backend)
         return record
 
@@ -406,6 +409,12 @@ class Keyring:
         """Make a move on what is on record, and return what it changed. One that ``stops`` something needs no right clock."""
         if not stops:
             self.check_clock()
+        moved = await self._moved(name, move)
+        # Without the lock for recording, which to see another worker's change needs. Also where nothing changed: another may just have.
+        await self.spread()
+        return moved
+
+    async def _moved(self, name: str, move: moves.Move) -> moves.Moved:
         for _ in range(_ATTEMPTS):
             async with self._recording:
                 await self._refresh()
@@ -461,6 +470,10 @@ class Keyring:
     def _swap(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.wake()
+
+
+async def _alone() -> None:
+    """There are no other workers."""
 
 
 async def _to_the_end(work: Coroutine[Any, Any, R]) -> R:

@@ -19,6 +19,7 @@ from backends.api import Algorithm
 from keyd.core.errors import AlreadyExistsError, ConflictError, KeydError, StoreUnavailableError
 from keyd.core.model import Key, KidFormat, Purpose
 from keyd.core.store import CheckpointRow, Intent, SqlStore
+from keyd.core.store.database import Sqlite
 from keyd.core.timeline import LifecyclePolicy, Timeline
 
 
@@ -299,3 +300,42 @@ def test_a_failure_says_what_the_driver_says_and_no_statement(store: SqlStore) -
         assert "\n" not in str(caught.value)
         assert "SELECT" not in str(caught.value) + repr(caught.value)
         assert "the metadata database does not" in str(caught.value)
+
+
+class TestWorkersOnOneDatabase:
+    """SQLite, shared: whoever supervises the processes knows which of them live."""
+
+    @pytest.fixture
+    def two(self, tmp_path: Path) -> Iterator[list[SqlStore]]:
+        stores = [SqlStore(Sqlite(tmp_path / "keyd.db", shared=True), replica_name=name) for name in ("", "worker-2")]
+        for store, name in zip(stores, ("worker-1", "worker-2"), strict=True):
+            store.alive_for = inf
+            store.register(name)
+        yield stores
+        for store in stores:
+            store.close()
+
+    def test_each_counts_as_alive_until_it_is_forgotten(self, two: list[SqlStore]) -> None:
+        one, other = two
+        assert one.living() == other.living() == {one.replica, other.replica}
+        one.forget("worker-2")
+        assert one.living() == {one.replica}
+
+    def test_what_one_that_lives_is_making_is_not_the_other_s(self, two: list[SqlStore]) -> None:
+        one, other = two
+        one.begin_version(Intent("agent", 1, "backend", one.replica))
+        with pytest.raises(ConflictError):
+            other.begin_version(Intent("agent", 2, "backend", other.replica))
+        other.forget("worker-1")
+        other.begin_version(Intent("agent", 2, "backend", other.replica))
+
+    def test_a_new_daemon_forgets_all(self, two: list[SqlStore]) -> None:
+        one, _ = two
+        one.forget()
+        assert one.living() == {one.replica}
+
+    def test_each_has_checkpoints_of_its_own(self, two: list[SqlStore]) -> None:
+        one, other = two
+        one.add_checkpoint(CheckpointRow(7, "a", "/audit", START))
+        assert one.newest_checkpoint() is not None
+        assert other.newest_checkpoint() is None

@@ -7,7 +7,7 @@ from math import isfinite
 
 from backends.api import Algorithm
 from keyd.core.audit.checkpoints import TYPE, compact
-from keyd.core.errors import AlreadyExistsError, InvalidArgumentError
+from keyd.core.errors import AlreadyExistsError, ConflictError, InvalidArgumentError
 from keyd.core.jwks import public_jwk
 from keyd.core.jws import b64url
 from keyd.core.keyring import Keyring
@@ -65,7 +65,11 @@ class AuditKey:
         )
         try:
             return (await self._keyring.create(key)).key
-        except AlreadyExistsError as exc:
+        except (AlreadyExistsError, ConflictError) as exc:
+            self.check()
+            view = self._keyring.snapshot.keys.get(self.name)
+            if view is not None:  # another worker or replica has just made it
+                return view
             raise AlreadyExistsError(f"the audit key cannot be made; set audit.key to another name. {exc}") from exc
 
     def public_jwks(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
@@ -56,6 +56,8 @@ class Revocations:
         self._working = asyncio.Lock()
         #: Called whenever there is another on the list.
         self.on_change: Callable[[], None] = lambda: None
+        #: Has the other workers of this daemon see the list before whoever added to it is told. Raises nothing.
+        self.spread: Callable[[], Awaitable[None]] = _alone
 
     @property
     def newest_change(self) -> int:
@@ -104,7 +106,9 @@ class Revocations:
                 await asyncio.to_thread(self._store.revoke, tokens, self._clock.now() - _KEPT)
             # What is in the store is on the list, whether or not the store can be read again right now.
             self._add(tokens)
-            return [self._listed[token.issuer, token.token_id] for token in tokens]
+            listed = [self._listed[token.issuer, token.token_id] for token in tokens]
+        await self.spread()
+        return listed
 
     def listed(self, issuer: str | None = None) -> list[Revoked]:
         """Return those that are not over, of one issuer or of all, in the order in which they end."""
@@ -130,6 +134,10 @@ class Revocations:
             kept = {key: token for key, token in self._listed.items() if token.expires > ended}
             self._listed = MappingProxyType(kept | new)
             self.on_change()
+
+
+async def _alone() -> None:
+    """There are no other workers."""
 
 
 async def _to_the_end(work: Coroutine[Any, Any, R]) -> R:

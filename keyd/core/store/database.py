@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import URL, ColumnElement, Connection, Engine, create_engine, event, literal
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -19,10 +19,10 @@ class Database(ABC):
     """Makes transactions. In each, every statement sees the same moment or, where it writes, is alone.
 
     Attributes:
-        shared: whether other replicas can use it.
+        shared: whether other processes use it.
     """
 
-    shared: ClassVar[bool]
+    shared: bool
     _engine: Engine
     #: The options of a connection that only reads.
     _reading: Mapping[str, Any]
@@ -99,13 +99,13 @@ class Database(ABC):
 
 
 class Sqlite(Database):
-    """A file that belongs to this process."""
+    """A file that belongs to one daemon: to this process, or to the workers on this machine."""
 
-    shared = False
     _reading: Mapping[str, Any] = {"keyd_reads": True}
 
-    def __init__(self, path: Path) -> None:
-        """Open the database at ``path``, made when there is none."""
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        """Open the database at ``path``, made when there is none; ``shared`` says whether other workers use it."""
+        self.shared = shared
         self._engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 5})
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
@@ -116,7 +116,7 @@ class Sqlite(Database):
         return literal(time.time())
 
     def announce(self, connection: Connection, change: int) -> None:
-        """There is nobody else."""
+        """There is nobody else, or whoever supervises the workers tells them."""
 
     def _is_full(self, exc: SQLAlchemyError) -> bool:
         cause = self._cause(exc)

@@ -35,6 +35,12 @@ def leave(connection: Connection, replica: str) -> None:
     connection.execute(delete(tables.replicas).where(tables.replicas.c.id == replica))
 
 
+def forget(connection: Connection, name: str | None) -> None:
+    """Note that the replicas of this name, or all of them, have ended."""
+    table = tables.replicas
+    connection.execute(delete(table) if name is None else delete(table).where(table.c.name == name))
+
+
 def alive(connection: Connection, now: ColumnElement[float], within: float) -> frozenset[str]:
     """Return the ids of the replicas that were seen ``within`` so many seconds."""
     table = tables.replicas

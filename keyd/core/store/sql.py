@@ -170,6 +170,14 @@ class SqlStore:
             migrate.check(connection)
             return registry.see(connection, self.replica, self._known_as, self._database.now)
 
+    def forget(self, name: str | None = None) -> None:
+        """Note that the processes of this name, or all of them, have ended: what they were making is to be mended.
+
+        For who knows that. Others wait until such a process was not seen for :attr:`alive_for`.
+        """
+        with self._database.writing() as connection:
+            registry.forget(connection, name)
+
     def leave(self) -> None:
         """Note that this replica ends, so that the others mend at once what it leaves half made."""
         if self.shared:
