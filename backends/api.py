@@ -32,6 +32,8 @@ class Algorithm(enum.Enum):
     PS512 = "PS512"
     RS256 = "RS256"
 
+    __hash__ = object.__hash__  # members are looked up for each signature, and the hash of an enum runs Python code
+
     @property
     def http_name(self) -> str:
         """Name in the HTTP Signature Algorithms registry (RFC 9421 section 6.2)."""

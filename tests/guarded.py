@@ -95,6 +95,7 @@ class House:
     services: dict[str, Any]
     publication: Publication
     book: SessionBook
+    signer: Signer
     held: list[float] = field(default_factory=list)
 
     def call(self, principal: Principal) -> Call:
@@ -124,8 +125,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     publication = Publication(ring, PublicationRules())
     issuer, revocations = TokenIssuer(ring, publication, guard), Revocations(clock)
     book = SessionBook(ring, guard, issuer, revocations)
+    signer = Signer(ring, BUILT_IN, guard)
     inner = {
-        "signing": SigningService(ring, Signer(ring, BUILT_IN, guard), SessionSigner(ring, guard, book), publication, guard),
+        "signing": SigningService(ring, signer, SessionSigner(ring, guard, book), publication, guard),
         "sessions": SessionService(book),
         "session_admin": for_operators(
             SERVICES["session_admin"], SessionAdminService(book, revocations, clock, publication), guard
@@ -136,7 +138,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         ),
     }
     services = {n: admitted(SERVICES[n], s, guard) for n, s in inner.items()}
-    yield House(clock, monotonic, ring, guard, audit, services, publication, book)
+    yield House(clock, monotonic, ring, guard, audit, services, publication, book, signer)
     book.close_all()
     runner.close()
     store.close()

@@ -21,6 +21,8 @@ class Purpose(enum.Enum):
     RAW = "raw"
     AUDIT = "audit"  # heads of the audit trail, which only keyd itself has signed
 
+    __hash__ = object.__hash__  # members are looked up for each signature, and the hash of an enum runs Python code
+
 
 class KidFormat(enum.Enum):
     """How kids are made."""

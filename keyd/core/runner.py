@@ -90,13 +90,18 @@ class BackendRunner:
         self._answered = 0
         self._idle = threading.Condition()  # the count goes down in the pool's threads
         self._proved: set[str] = set()
-        #: Signatures that the backend was asked for, probes among them.
-        self.signatures = 0
+        self._inline = 0  # signatures on the event loop, and those in threads
+        self._threaded = 0
         self._counting = threading.Lock()
         #: True while repair has, or may have, something to do in the store: always before its first answer.
         self.mend_wanted = True
         #: Set when the breaker opens.
         self.troubled = asyncio.Event()
+
+    @property
+    def signatures(self) -> int:
+        """Signatures that the backend was asked for, probes among them."""
+        return self._inline + self._threaded
 
     @property
     def under_way(self) -> int:
@@ -204,9 +209,20 @@ class BackendRunner:
             _log.error("backend failed", backend=self.name, error=str(exc))
         return target(f"backend {self.name!r}: {exc}", backend=self.name)
 
-    def is_inline(self, algorithm: Algorithm) -> bool:
-        """Say whether signatures of this algorithm are made at once, on the event loop."""
+    def signs_inline(self, algorithm: Algorithm) -> bool:
+        """Say whether :meth:`sign_inline` may be called: the backend signs with this algorithm without waiting for anything."""
         return algorithm in self.backend.capabilities.inline
+
+    def sign_inline(self, version: VersionView, algorithm: Algorithm, message: bytes) -> bytes:
+        """Sign as :meth:`sign` does, at once and on the event loop. Raises as that."""
+        handle = version.record.handle
+        if handle is None:
+            raise errors.KeyStateError(f"the private key of {version.record.kid!r} is destroyed")
+        self._check_size(algorithm, len(message))
+        try:
+            return self._sign_inline(version, handle, algorithm, message)
+        except (errors.NotFoundError, InvalidSignature) as exc:
+            raise self._wrong(version, exc) from exc
 
     async def sign(self, version: VersionView, algorithm: Algorithm, message: bytes, within: float | None = None) -> bytes:
         """Return a raw signature of ``message`` by this version.
@@ -218,13 +234,13 @@ class BackendRunner:
             KeydError: as :meth:`run`.
             BackendFailedError: the signature does not verify; it is not passed on.
         """
+        if self.signs_inline(algorithm):
+            return self.sign_inline(version, algorithm, message)
         handle = version.record.handle
         if handle is None:
             raise errors.KeyStateError(f"the private key of {version.record.kid!r} is destroyed")
         self._check_size(algorithm, len(message))
         try:
-            if self.is_inline(algorithm):
-                return self._sign_inline(version, handle, algorithm, message)
             seconds = self.limits.timeout if within is None else min(within, self.limits.timeout)
             return await self.run(seconds, self._sign_checked, version, handle, algorithm, message)
         except (errors.NotFoundError, InvalidSignature) as exc:
@@ -256,8 +272,11 @@ class BackendRunner:
         )
 
     def _check_size(self, algorithm: Algorithm, size: int) -> None:
-        least = self.backend.capabilities.min_message.get(algorithm, 0)
-        most = self.backend.capabilities.max_message.get(algorithm)
+        capabilities = self.backend.capabilities
+        if not capabilities.min_message and not capabilities.max_message:
+            return
+        least = capabilities.min_message.get(algorithm, 0)
+        most = capabilities.max_message.get(algorithm)
         if size < least or (most is not None and size > most):
             raise errors.SizeError(
                 f"backend {self.name!r} signs {least} to {most if most is not None else 'any number of'} bytes with "
@@ -265,8 +284,12 @@ class BackendRunner:
             )
 
     def _sign_inline(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        self._inline += 1
         try:
-            return self._sign_checked(version, handle, algorithm, message)
+            signature = self.backend.sign(handle, algorithm, message)
+            if version.record.thumbprint not in self._proved or not self.backend.capabilities.in_process:
+                self._check(version, algorithm, signature, message)
+            return signature
         except InvalidSignature:
             raise
         except Exception as exc:
@@ -275,13 +298,15 @@ class BackendRunner:
     def _sign_checked(self, version: VersionView, handle: str, algorithm: Algorithm, message: bytes) -> bytes:
         """Sign and verify in the same thread: a verification costs as much as a signature. Raises InvalidSignature."""
         with self._counting:
-            self.signatures += 1
+            self._threaded += 1
         signature = self.backend.sign(handle, algorithm, message)
-        thumbprint = version.record.thumbprint
-        if not self.backend.capabilities.in_process or thumbprint not in self._proved:
-            verify_raw(version.public_key, algorithm, signature, message)
-            self._proved.add(thumbprint)
+        if not self.backend.capabilities.in_process or version.record.thumbprint not in self._proved:
+            self._check(version, algorithm, signature, message)
         return signature
+
+    def _check(self, version: VersionView, algorithm: Algorithm, signature: bytes, message: bytes) -> None:
+        verify_raw(version.public_key, algorithm, signature, message)
+        self._proved.add(version.record.thumbprint)
 
     def close(self, grace: float = 2.0) -> bool:
         """Close the backend once its threads are done with it.

@@ -6,7 +6,7 @@ import enum
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from keyd.core import jws, signature_base, succession
 from keyd.core.binding import Signing
@@ -21,6 +21,7 @@ from keyd.core.profile import Profile, check_base, check_jws, read_base
 from keyd.core.signature_base import SignatureBase
 from keyd.core.signing_request import SigningRequest, audience_of, authority_of, issuer_of, path_of
 from keyd.core.snapshot import KeyView, VersionView
+from keyd.core.standing import Standings
 
 MAX_MESSAGE_BYTES = 65536
 #: From a key, its version that is to sign, and the time in seconds since the epoch, to the JWS signing input that names it.
@@ -35,8 +36,10 @@ class InputKind(enum.Enum):
     MESSAGE = "message"
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+_BASE, _HTTP = InputKind.SIGNATURE_BASE, Purpose.HTTP
+
+
+class Signed(NamedTuple):
     """A signature in raw octets, and the version that made it."""
 
     signature: bytes
@@ -50,6 +53,7 @@ class Signer:
     def __init__(self, keyring: Keyring, profiles: Mapping[str, Profile], guard: Guard) -> None:
         self._keyring = keyring
         self._guard = guard
+        self._standings = Standings(keyring, guard)
         self.profiles = profiles
         #: Raises ClockError while nothing may be signed, because what the time is is in doubt.
         self.check_clock: Callable[[], None] = lambda: None
@@ -60,7 +64,7 @@ class Signer:
         if view is None:
             return True
         runner = self._keyring.backends.get(view.key.backend)
-        return (runner is None or runner.is_inline(view.key.algorithm)) and not view.succession(self._keyring.clock.now())
+        return (runner is None or runner.signs_inline(view.key.algorithm)) and not view.succession(self._keyring.clock.now())
 
     async def sign(
         self,
@@ -83,20 +87,52 @@ class Signer:
         decision.digest = hashlib.sha256(data).digest()
         try:
             self.check_clock()
-            rules, within = await self._rules(decision, name, kid, within)
-            view, now = self._keyring.snapshot.get(name), decision.at
-            if kind is InputKind.SIGNATURE_BASE:
-                version, request = self._check_base(decision, view, data, kid, now)
-            elif kind is InputKind.JWS_SIGNING_INPUT:
-                version, request = self._check_jws(decision, view, data, kid, now)
-            else:
-                version, request = self._check_message(decision, view, data, kid, now)
-            signed = await self._signed(decision, rules, request, view, version, data, within)
+            signed = self._at_once(decision, name, data, kid) if kind is _BASE else None
+            if signed is None:
+                signed = await self._by_steps(decision, name, kind, data, kid, within)
         except BaseException as exc:
             await self._guard.refuse(decision, exc)
             raise
-        await finish(self._guard.record(decision))
+        writing = self._guard.record(decision)
+        if writing is not None:
+            await writing
         return signed
+
+    def _at_once(self, decision: Decision, name: str, data: bytes, kid: str | None) -> Signed | None:
+        """Sign a base in the usual case, in one go: what :meth:`_by_steps` asks is asked here in the same order.
+
+        None: it is not the usual case, and nothing has been done.
+        """
+        now, guard = decision.at, self._guard
+        standing = self._standings.get(decision.principal, name, self.profiles, now)
+        if standing is None or not guard.turns.free(standing.share, guard.policy.allowance.max_signatures):
+            return None
+        view, version, profile = standing.view, standing.version, standing.profile
+        key, record = view.key, version.record
+        base = read_base(data, profile)
+        if base.tag == signature_base.DIRECTORY_TAG or not (kid is None or kid in standing.names):
+            return None
+        if not (base.keyid is None or base.keyid in standing.names or base.keyid in key.keyid_aliases):
+            return None
+        request = SigningRequest(_HTTP, key.profile, now, base=base)
+        note_base(decision, request, base)
+        check_base(base, profile, standing.signing, now=now, not_after=record.timeline.publication_ends(now, key.lifecycle))
+        decision.kid, decision.version = record.kid, record.version
+        decision.grant = decide(standing.rules, request, standing.take).name
+        return Signed(standing.runner.sign_inline(version, key.algorithm, data), key, record)
+
+    async def _by_steps(
+        self, decision: Decision, name: str, kind: InputKind, data: bytes, kid: str | None, within: float | None
+    ) -> Signed:
+        rules, within = await self._rules(decision, name, kid, within)
+        view, now = self._keyring.snapshot.get(name), decision.at
+        if kind is InputKind.SIGNATURE_BASE:
+            version, request = self._check_base(decision, view, data, kid, now)
+        elif kind is InputKind.JWS_SIGNING_INPUT:
+            version, request = self._check_jws(decision, view, data, kid, now)
+        else:
+            version, request = self._check_message(decision, view, data, kid, now)
+        return await self._signed(decision, rules, request, view, version, data, within)
 
     async def sign_jwt(
         self,

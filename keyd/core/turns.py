@@ -74,6 +74,11 @@ class Turns:
         """Return how many identities have something under way."""
         return len(self._queues)
 
+    def free(self, share: str, limit: int) -> bool:
+        """Say whether ``share`` would have its turn at once. What is done before anything is waited for needs no turn then."""
+        queue = self._queues.get(share)
+        return queue is None or (queue.under_way < limit and not queue.waiting)
+
     async def take(self, share: str, limit: int, within: float | None) -> None:
         """Return when it is ``share``'s turn; :meth:`give_back` has to follow.
 

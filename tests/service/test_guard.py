@@ -126,6 +126,7 @@ class TestSigning:
             raise AssertionError
 
         monkeypatch.setattr(BackendRunner, "sign", hang)
+        monkeypatch.setattr(BackendRunner, "signs_inline", lambda *_: False)  # or it is not asked to wait
         signing = asyncio.create_task(house.sign())
         await started.wait()
         signing.cancel()
@@ -331,6 +332,7 @@ class TestRates:
                 under_way -= 1
 
         monkeypatch.setattr(BackendRunner, "sign", sign)
+        monkeypatch.setattr(BackendRunner, "signs_inline", lambda *_: False)  # or it is not asked to wait
         house.guard.policy = Policy(
             [GRANTS[0], replace(GRANTS[0], name="bob", principals=(PrincipalPattern(uid=2002),))],
             allowance=Allowance(max_signatures=3),

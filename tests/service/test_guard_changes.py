@@ -34,6 +34,7 @@ class Gate:
             return await inner(runner, *args)
 
         monkeypatch.setattr(BackendRunner, "sign", sign)
+        monkeypatch.setattr(BackendRunner, "signs_inline", lambda *_: False)  # or it is not asked to wait
 
 
 async def outcomes(house: House, gate: Gate, calls: list[asyncio.Task[Any]]) -> list[str | None]:

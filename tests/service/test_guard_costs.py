@@ -31,6 +31,7 @@ class TestStreams:
             await asyncio.Event().wait()
 
         monkeypatch.setattr(BackendRunner, "sign", defect)
+        monkeypatch.setattr(BackendRunner, "signs_inline", lambda *_: False)  # or it is not asked to wait
         with pytest.raises(RuntimeError, match="a defect"):
             async with asyncio.timeout(20):
                 async for _ in house.services["signing"].sign_stream(requests(), house.call(SHOP)):
