@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from service_conftest import Running
 
@@ -11,7 +12,7 @@ from keyd.core.decision import Decision, NoAudit
 from keyd.core.errors import AuditError
 from keyd.core.principal import Principal
 from keyd.core.publication import Issuer, Rules
-from keyd.service.metrics import CountedAudit, Metrics
+from keyd.service.metrics import _SECONDS, CountedAudit, Metrics
 from keyd.v1 import key_service_pb2
 
 
@@ -65,6 +66,42 @@ def test_decisions_are_counted_by_what_was_asked_and_the_reason():
     assert value("keyd_decisions_total", {"operation": "sign", "reason": "AUTHORITY"}) == 1
     assert value("keyd_decision_seconds_bucket", {"operation": "sign", "le": "0.0001"}) == 0
     assert value("keyd_decision_seconds_bucket", {"operation": "sign", "le": "0.00025"}) == 3
+
+
+def test_the_figures_are_those_of_the_librarys_own_counter_and_histogram():
+    metrics, registry = Metrics(), CollectorRegistry()
+    counter = Counter(
+        "keyd_decisions",
+        "Requests decided, by what was asked and why it was refused",
+        ("operation", "reason"),
+        registry=registry,
+    )
+    seconds = Histogram(
+        "keyd_decision_seconds",
+        "Time from a request to the record of what was decided",
+        ("operation",),
+        buckets=_SECONDS,
+        registry=registry,
+    )
+    for operation, reason, latency in (
+        ("sign", None, 0.0001),
+        ("sign", None, 0.00011),
+        ("sign", "RATE", 0.0),
+        ("rotate_key", None, 6.0),
+        ("sign", None, 5.0),
+        ("sign", "", 1.0),
+    ):
+        metrics.decided(Decision(Principal(uid=1), operation, at=0.0, reason=reason, latency=latency))
+        counter.labels(operation, reason or "").inc()
+        seconds.labels(operation).observe(latency)
+    theirs, ours = (shown(generate_latest(each)) for each in (registry, metrics.registry))
+    assert ours == theirs
+    assert len(ours) > 40
+
+
+def shown(text: bytes) -> list[str]:
+    """Return the lines, of the moments at which something was first counted without the moment."""
+    return [line.split("} ")[0] if "_created{" in line else line for line in text.decode().splitlines()]
 
 
 def test_what_is_not_on_record_is_not_counted():
