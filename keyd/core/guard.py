@@ -58,7 +58,8 @@ class Guard:
 
     def over_rate(self, principal: Principal, cost: int = 1) -> float:
         """Take ``cost`` from what the principal may ask in all and return 0, or return the seconds until it is there."""
-        return self._rates.take(("", self.share(principal)), self.policy.allowance.rate, cost)
+        policy = self.policy
+        return self._rates.take(("", policy.rights(principal).share), policy.allowance.rate, cost)
 
     def charge_refusal(self, principal: Principal, error: KeydError) -> None:
         """Charge for a call that was refused for what it asked; not for the state of a key or a backend, which is not its doing."""
@@ -86,9 +87,10 @@ class Guard:
 
     def begin_call(self, principal: Principal) -> str:
         """Count a call that begins, and return what :meth:`end_call` has to be given. Raises OverloadedError when too many are under way."""
-        share = self.share(principal)
-        count, limit = self._calls.get(share, 0), self.policy.allowance.max_calls
-        if count >= limit:
+        policy = self.policy
+        share = policy.rights(principal).share
+        count = self._calls.get(share, 0)
+        if count >= policy.allowance.max_calls:
             raise OverloadedError(
                 f"this caller has {count} calls and streams under way, as many as it may; end some of them first"
             )

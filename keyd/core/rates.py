@@ -44,15 +44,18 @@ class Bucket:
             rate: the rate that holds now; a reload may have changed it.
             now: on the monotonic clock.
         """
+        tokens, burst = self._tokens, rate.burst
         if now > self._at:
-            self._tokens += (now - self._at) * rate.per_second
+            tokens += (now - self._at) * rate.per_second
             self._at = now
         self._rate = rate
-        self._tokens = min(self._tokens, float(rate.burst))
-        needed = min(cost, rate.burst)
-        if self._tokens + 1e-9 < needed:  # what half a second at rate 2 gives may be a rounding error less than 1
-            return (needed - self._tokens) / rate.per_second
-        self._tokens -= cost
+        if tokens > burst:
+            tokens = float(burst)
+        needed = min(burst, cost)
+        if tokens + 1e-9 < needed:  # what half a second at rate 2 gives may be a rounding error less than 1
+            self._tokens = tokens
+            return (needed - tokens) / rate.per_second
+        self._tokens = tokens - cost
         return 0.0
 
     def owe(self, cost: int) -> None:

@@ -59,11 +59,18 @@ def _admitted(method: MethodDescriptor, name: str, implementation: object, guard
 
 
 def _unary(function: Callable[..., Any], name: str, guard: Guard) -> Callable[..., Any]:
+    of_batch = name == "sign_batch"
+
     async def serve(request: Any, call: Call) -> Any:
-        counted = guard.begin_call(call.principal)
+        principal = call.caller.principal
+        counted = guard.begin_call(principal)
         try:
-            await begin(guard, counted)
-            await charge(guard, call, name, max(1, len(request.requests)) if name == "sign_batch" else 1)
+            turn = guard.pace.begin(counted)
+            if turn is not None:
+                await turn
+            wait = guard.over_rate(principal, max(1, len(request.requests)) if of_batch else 1)
+            if wait:
+                await guard.refuse_rate(principal, name, wait)
             return await function(request, call)
         except KeydError as exc:
             refused(guard, call, exc)

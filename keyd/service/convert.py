@@ -32,6 +32,8 @@ ALGORITHMS = {
     Algorithm.PS512: types_pb2.ALGORITHM_PS512,
     Algorithm.RS256: types_pb2.ALGORITHM_RS256,
 }
+#: As responses tell of an algorithm: the API's own name, HTTP's and JOSE's.
+ALGORITHM_NAMES = {algorithm: (name, algorithm.http_name, algorithm.value) for algorithm, name in ALGORITHMS.items()}
 PURPOSES = {
     Purpose.HTTP: types_pb2.PURPOSE_HTTP,
     Purpose.JWT: types_pb2.PURPOSE_JWT,

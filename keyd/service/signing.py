@@ -153,13 +153,11 @@ class SigningService:
 
 
 def _fill(response: pb.SignResponse, signed: Signed) -> None:
-    version, algorithm = signed.version, signed.key.algorithm
+    version = signed.version
     response.signature = signed.signature
     response.kid = version.kid
     response.version = version.version
-    response.algorithm = convert.ALGORITHMS[algorithm]
-    response.http_algorithm = algorithm.http_name
-    response.jose_algorithm = algorithm.value
+    response.algorithm, response.http_algorithm, response.jose_algorithm = convert.ALGORITHM_NAMES[signed.key.algorithm]
 
 
 def _fill_of_session(response: pb.SignResponse, signed: SignedBySession) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Literal
 
 import orjson
@@ -34,7 +35,8 @@ _TIGHT = 12  # divides the limits where a line is too long all the same
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PROVED = ("socket", "spiffe_id", "uid", "gid", "pid", "executable", "unit", "user_unit", "container")
 _TEXTS = ("key", "kid", "purpose", "method", "authority", "path", "typ", "grant", "reason", "detail")
-_LONG_TEXTS = frozenset({"path", "detail"})
+_texts = attrgetter(*_TEXTS)
+_LIMITS = {tight: tuple((_LONG if name in ("path", "detail") else _SHORT) // tight for name in _TEXTS) for tight in (1, _TIGHT)}
 
 
 def digest(line: bytes) -> str:
@@ -75,10 +77,8 @@ class Encoder:
             "principal": principal,
             "decision": "allow" if decision.reason is None else "deny",
         }
-        for name in _TEXTS:
-            value = getattr(decision, name)
+        for name, limit, value in zip(_TEXTS, _LIMITS[tight], _texts(decision)):  # noqa: B905 - as long; it costs time
             if value is not None:
-                limit = (_LONG if name in _LONG_TEXTS else _SHORT) // tight
                 members[name] = value if len(value) <= limit else _cut(value, limit)
         if decision.version is not None:
             members["version"] = decision.version

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -56,8 +56,7 @@ class Rules:
     keep: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A record, by its sequence number and its digest, which stands for everything before it too."""
 
     seq: int
@@ -210,12 +209,13 @@ class AuditTrail:
             self._file.append(b"%b%b\n" % (before, line) if before else line + b"\n")
             if self._file.size >= self.rules.max_file_size:
                 self.due.set()
-            self._dirty.set()
+            if not self._dirty.is_set():
+                self._dirty.set()
         self.head = Head(self.head.seq + 1, digest(line))
         self.unsigned += 1
         if self.unsigned >= self.checkpoint_records:
             self.due.set()
-        if not copies_first:
+        if self._sinks and not copies_first:
             self._send(line)
 
     def _send(self, line: bytes) -> None:
