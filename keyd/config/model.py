@@ -97,10 +97,11 @@ class Metrics(Section):
 
 
 class Jwks(Section):
-    """``[jwks]``: how long, in seconds, a JWK Set may be cached, and how its keys name their algorithm."""
+    """``[jwks]``: how long, in seconds, a JWK Set may be cached, how its keys name their algorithm, and how many they may be."""
 
     max_age: Annotated[Duration, Field(ge=1)] = 300.0
     alg: AlgStyle = "jose"
+    max_keys: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 
 
 class Defaults(Section):

@@ -12,4 +12,4 @@ def publication(config: Config) -> Rules:
     """Return how the JWK Sets of all keys, and of each issuer, are published."""
     alg, max_age = config.jwks.alg, config.jwks.max_age
     issuers = {name: section.to_issuer(name, alg, max_age) for name, section in config.issuers.items()}
-    return Rules(max_age, alg, MappingProxyType(issuers))
+    return Rules(max_age, alg, MappingProxyType(issuers), config.jwks.max_keys)

@@ -7,7 +7,7 @@ for each request would let whoever asks often enough stop everything else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from types import MappingProxyType
@@ -69,11 +69,13 @@ class Rules:
         max_age: seconds that a set may be cached.
         style: how ``alg`` is spelled where no issuer says otherwise.
         issuers: by name.
+        max_keys: a set of more keys is not published, that of all keys included.
     """
 
     max_age: float = 300.0
     style: AlgStyle = "jose"
     issuers: Mapping[str, Issuer] = field(default_factory=lambda: MappingProxyType({}))
+    max_keys: int = 10_000
 
     @cached_property
     def _hosts(self) -> Mapping[str, Issuer]:
@@ -100,6 +102,7 @@ class _Set:
     body: bytes | None
     etag: str
     keys: int
+    members: Mapping[str, object]
 
 
 class Publication:
@@ -112,8 +115,11 @@ class Publication:
         #: For each key and style: the view it is of, and from when it is good.
         self._parts: dict[tuple[str, AlgStyle], tuple[KeyView, float, Part]] = {}
         #: Which keys are whose, for as long as there is no other key.
-        self._members: dict[str, list[str]] = {}
+        self._members: dict[str, dict[str, None]] = {}
         self._seen = Snapshot()
+        self._difference: tuple[Snapshot, Snapshot, frozenset[str]] | None = None
+        #: Which sets were said to be too large.
+        self._told: set[str] = set()
 
     @property
     def rules(self) -> Rules:
@@ -143,22 +149,35 @@ class Publication:
 
         Raises:
             NotFoundError: there is no such key, or it is none of the issuer's.
-            KeyStateError: nothing is published; see :func:`keyd.core.jwks.render`. An issuer's set is never empty.
+            KeyStateError: nothing is published; see :func:`keyd.core.jwks.render`. An issuer's set is never empty. Or the set has more
+                keys than one may have.
         """
         now, snapshot = self._keyring.clock.now(), self._keyring.snapshot
         style, max_age = (issuer.style, issuer.max_age) if issuer else (self._rules.style, self._rules.max_age)
         if key is not None:
             return self._of_key(snapshot, now, key, issuer, style, max_age)
+        if self._too_large(snapshot, issuer):
+            whose = "all keys" if issuer is None else f"issuer {issuer.name!r}"
+            raise KeyStateError(
+                f"the set of {whose} would have more than {self._rules.max_keys} keys (jwks.max_keys), and is not published; "
+                "ask for the set of one key, or of an issuer with fewer"
+            )
         found = self._set(snapshot, now, issuer, style)
         if found.body is None:
             raise jwks.nothing_published() if issuer is None else KeyStateError(f"no key of issuer {issuer.name!r} is published")
         return Document(found.body, found.etag, jwks.age(now, found.until, max_age if found.keys else 0), found.keys)
 
     def sizes(self) -> Mapping[str, tuple[int, int]]:
-        """Return how many keys and octets the set of each issuer has; under the empty name, that of all keys."""
+        """Return how many keys and octets the set of each issuer has; under the empty name, that of all keys.
+
+        One that has too many keys has no octets: it is not published.
+        """
         now, snapshot = self._keyring.clock.now(), self._keyring.snapshot
         sizes = {}
         for issuer in (None, *self._rules.issuers.values()):
+            if self._too_large(snapshot, issuer):
+                sizes[issuer.name if issuer else ""] = len(self._members_of(issuer, snapshot)), 0
+                continue
             found = self._set(snapshot, now, issuer, issuer.style if issuer else self._rules.style)
             sizes[issuer.name if issuer else ""] = found.keys, len(found.body or b"")
         return sizes
@@ -166,7 +185,7 @@ class Publication:
     def warn_of_size(self) -> None:
         """Log which sets are larger than every verifier reads."""
         for name, (keys, octets) in self.sizes().items():
-            if keys > FEWEST_READ or octets > SMALLEST_READ:
+            if octets and (keys > FEWEST_READ or octets > SMALLEST_READ):
                 _log.warning(
                     "a JWK Set is larger than some verifiers read: keys beyond that do not exist for them",
                     issuer=name or "(all keys)",
@@ -192,30 +211,71 @@ class Publication:
     def _set(self, snapshot: Snapshot, now: float, issuer: Issuer | None, style: AlgStyle) -> _Set:
         name = issuer.name if issuer else None
         known = self._sets.get(name)
-        if known is not None and known.snapshot is snapshot and known.since <= now < known.until:
-            return known
-        members = snapshot.keys if issuer is None else self._members_of(issuer, snapshot)
+        members = self._members_of(issuer, snapshot)
+        if known is not None and known.since <= now < known.until:
+            if known.snapshot is not snapshot and not any(
+                name in members or name in known.members for name in self._changed(known.snapshot, snapshot)
+            ):
+                known = self._sets[name] = replace(known, snapshot=snapshot)
+            if known.snapshot is snapshot:
+                return known
         parts = [self._part(snapshot.keys[key], now, style) for key in members]
         keys = sum(part.keys for part in parts)
         until = min((part.until for part in parts), default=inf)
         if keys or (issuer is None and not jwks.has_issuers(snapshot)):
             body = jwks.body(parts)
-            rendered = _Set(snapshot, now, until, body, jwks.etag(body), keys)
+            rendered = _Set(snapshot, now, until, body, jwks.etag(body), keys, members)
         else:
-            rendered = _Set(snapshot, now, until, None, "", 0)
+            rendered = _Set(snapshot, now, until, None, "", 0, members)
         self._sets[name] = rendered
         return rendered
 
-    def _members_of(self, issuer: Issuer, snapshot: Snapshot) -> list[str]:
+    def _too_large(self, snapshot: Snapshot, issuer: Issuer | None) -> bool:
+        """Say whether a set has too many keys, and log it when it comes to that."""
+        name, keys = issuer.name if issuer else "", len(self._members_of(issuer, snapshot))
+        if keys <= self._rules.max_keys:
+            self._told.discard(name)
+            return False
+        if name not in self._told:
+            self._told.add(name)
+            _log.error(
+                "a JWK Set has too many keys and is not published",
+                issuer=name or "(all keys)",
+                keys=keys,
+                most_keys=self._rules.max_keys,
+                hint="give the keys to several issuers, point verifiers at /keys/NAME/jwks.json, or set jwks.max_keys",
+            )
+        return True
+
+    def _members_of(self, issuer: Issuer | None, snapshot: Snapshot) -> Mapping[str, object]:
+        """Return the names of the keys of a set, in order."""
+        if issuer is None:
+            return snapshot.keys
         # To match ten thousand names for each of many issuers after each change would stop everything else for seconds.
         if snapshot is not self._seen:
-            if snapshot.keys.keys() != self._seen.keys.keys():
+            new = [name for name in self._changed(self._seen, snapshot) if name not in self._seen.keys]
+            if len(self._seen.keys) + len(new) != len(snapshot.keys):  # the database lost some
                 self._members.clear()
+            for known in self._members:
+                self._add(self._rules.issuers[known], new)
             self._seen = snapshot
         members = self._members.get(issuer.name)
         if members is None:
-            members = self._members[issuer.name] = [key for key in snapshot.keys if issuer.has(key)]
+            members = self._members[issuer.name] = dict.fromkeys(key for key in snapshot.keys if issuer.has(key))
         return members
+
+    def _add(self, issuer: Issuer, names: list[str]) -> None:
+        own = [name for name in names if issuer.has(name)]
+        if own:
+            self._members[issuer.name] = dict.fromkeys(sorted([*self._members[issuer.name], *own]))
+
+    def _changed(self, old: Snapshot, new: Snapshot) -> frozenset[str]:
+        """Return the names of the keys that are not the same in both."""
+        known = self._difference
+        if known is None or known[0] is not old or known[1] is not new:
+            names = frozenset(new.keys.differing(old.keys)).union(old.keys.differing(new.keys))
+            known = self._difference = (old, new, names)
+        return known[2]
 
     def _part(self, view: KeyView, now: float, style: AlgStyle) -> Part:
         where = view.key.name, style

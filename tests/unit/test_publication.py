@@ -217,6 +217,22 @@ class TestCache:
         sets.rules = Rules(issuers={"shop": replace(SHOP, keys=("shop-new",))})
         assert sets.sizes()["shop"][0] == 1
 
+    def test_the_set_of_an_issuer_is_kept_while_only_keys_of_others_change(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets, ring = publication(view("shop-1", first(START)), view("a", first(START)))
+        made: list[object] = []
+        original = jwks.body
+        monkeypatch.setattr(jwks, "body", lambda parts: made.append(parts) or original(parts))
+        before = sets.document(issuer=SHOP)
+        ring.snapshot = ring.snapshot.with_keys(view("a", first(START), first(START)), view("b", first(START)))
+        assert sets.document(issuer=SHOP).body is before.body
+        assert len(made) == 1
+        ring.snapshot = ring.snapshot.with_keys(view("shop-1", first(START), first(START)))
+        assert sets.document(issuer=SHOP).keys == 2
+        ring.snapshot = ring.snapshot.with_keys(view("shop-0", first(START)))
+        assert [kid for kid in kids(sets.document(issuer=SHOP)) if kid.startswith("shop-0")] == ["shop-0-1"]
+        ring.snapshot = Snapshot({name: each for name, each in ring.snapshot.keys.items() if name != "shop-1"})
+        assert sets.document(issuer=SHOP).keys == 1  # the database lost the other
+
     def test_the_clock_renders_what_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sets, ring = publication(view("a", replace(first(START), unpublish_at=START + 60)), view("b", first(START)))
         early = sets.document()
@@ -292,6 +308,24 @@ async def test_two_daemons_on_one_database_serve_the_same(tmp_path: Path) -> Non
 
 
 class TestSizes:
+    def test_a_set_of_too_many_keys_is_not_made_and_others_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets, ring = publication(*(view(f"shop-{number}", first(START)) for number in range(3)), view("a", first(START)))
+        sets.rules = replace(RULES, max_keys=3)
+        with structlog.testing.capture_logs() as logged, rendering(monkeypatch) as rendered:
+            for _ in range(3):
+                with pytest.raises(KeyStateError, match=r"more than 3 keys \(jwks.max_keys\)"):
+                    sets.document()
+            assert sets.sizes()[""] == (4, 0)
+            assert "a" not in rendered
+            assert sets.document(issuer=SHOP).keys == 3
+            assert sets.document(key="a").keys == 1
+            ring.snapshot = ring.snapshot.with_keys(view("shop-new", first(START)))
+            with pytest.raises(KeyStateError, match="the set of issuer 'shop' would have more than 3 keys"):
+                sets.document(issuer=SHOP)
+        assert [entry["issuer"] for entry in logged] == ["(all keys)", "shop"]
+        sets.rules = replace(RULES, max_keys=5)
+        assert sets.document().keys == 5
+
     def test_what_no_verifier_reads_whole_is_said_once_for_each_set(self) -> None:
         sets, _ = publication(*(view(f"shop-{number}", first(START)) for number in range(11)), view("a", first(START)))
         assert sets.sizes() == {"": (12, len(sets.document().body)), "shop": (11, len(sets.document(issuer=SHOP).body))}
