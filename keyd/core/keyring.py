@@ -10,7 +10,7 @@ recorded. :mod:`keyd.core.repair` mends what a crash leaves between any two of t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import structlog
 
 from backends.api import Importer, PrivateKey
 from keyd.core import failover, jwk, moves, repair, succession, verifiers
+from keyd.core.bells import Bell, Bells
 from keyd.core.clock import Clock
 from keyd.core.errors import (
     AlreadyExistsError,
@@ -68,6 +69,7 @@ class Keyring:
         self._working = {name: asyncio.Lock() for name in runners}
         self._maker = Maker(store, lambda: self.snapshot)
         self._changed = asyncio.Event()
+        self._bells = Bells()
         #: The newest change of any replica that was read.
         self._read = 0
 
@@ -163,6 +165,10 @@ class Keyring:
                 await event.wait()
         except TimeoutError:
             pass
+
+    def bell(self, names: Collection[str]) -> Bell:
+        """Return what rings when one of these keys changes, or all keys have to be looked at again; to be used in ``with``."""
+        return Bell(self._bells, names)
 
     async def create(self, key: Key) -> Change:
         """Make a key and its first version.
@@ -464,12 +470,19 @@ class Keyring:
 
     def wake(self) -> None:
         """Let those who wait for a change look again, for something else has changed that they depend on."""
+        self._tell()
+        self._bells.ring_all()
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _swap(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.wake()
+        old, self.snapshot = self.snapshot, snapshot
+        self._tell()
+        self._bells.ring(snapshot.keys.differing(old.keys))
+        if len(snapshot.keys) < len(old.keys):
+            self._bells.ring_all()  # the database lost some
 
 
 async def _alone() -> None:

@@ -137,19 +137,19 @@ class SigningService:
             raise SizeError(f"1 to {MAX_WATCHED} keys can be watched in one call, got {len(names)}")
         now = self._keyring.clock.now
         watch = Watch(self._states, names, now)
-        checked = None
-        while True:
-            snapshot, policy = self._keyring.snapshot, self._guard.policy
-            if policy is not checked:
-                for name in names:
-                    policy.rights(call.principal).need(name)
-                for name in names if checked is None else ():
-                    snapshot.get(name)  # before the first answer, not after some
+        checked, bell = None, self._keyring.bell(names)
+        with bell:
+            while True:
+                news, snapshot, policy = bell.news(), self._keyring.snapshot, self._guard.policy
+                if policy is not checked:
+                    for name in names:
+                        policy.rights(call.principal).need(name)
+                    for name in names if checked is None else ():
+                        snapshot.get(name)  # before the first answer, not after some
+                for state in watch.news(snapshot, None if checked is None else news):
+                    yield pb.WatchKeysResponse(key=state)
                 checked = policy
-            for state in watch.news(snapshot):
-                yield pb.WatchKeysResponse(key=state)
-            if self._keyring.snapshot is snapshot and self._guard.policy is policy:
-                await self._keyring.changed(None if isinf(watch.until) else max(0.001, watch.until - now()))
+                await bell.rung(None if isinf(watch.until) else max(0.001, watch.until - now()))
 
 
 def _fill(response: pb.SignResponse, signed: Signed) -> None:

@@ -1,13 +1,12 @@
-"""What agents are told of keys, and who of those that watch has to be told something new.
+"""What agents are told of keys, and what of it is new to who watches them.
 
-Every change wakes everybody who watches. So a change must cost each of them next to nothing: what changed between two snapshots is
-found once for all of them, and what they are told is made once.
+A change can wake a thousand who watch the same key. So it must cost each of them next to nothing: what they are told is made once.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import inf, isinf
 
 from keyd.core.snapshot import KeyView, Snapshot
@@ -21,7 +20,6 @@ class KeyStates:
     def __init__(self) -> None:
         #: The view that it is of, from when and until when it is good, and what is told.
         self._states: dict[str, tuple[KeyView, float, float, pb.GetKeyResponse]] = {}
-        self._difference: tuple[Snapshot, Snapshot, Sequence[str]] | None = None
 
     def of(self, view: KeyView, now: float) -> tuple[pb.GetKeyResponse, float]:
         """Return what agents are told of a key, not to be changed, and until when time alone changes nothing in it."""
@@ -32,16 +30,6 @@ class KeyStates:
         self._states[view.key.name] = view, now, until, state
         return state, until
 
-    def changed(self, old: Snapshot, new: Snapshot) -> Sequence[str]:
-        """Return the names of the keys that differ."""
-        if old is new:
-            return ()
-        known = self._difference
-        if known is None or known[0] is not old or known[1] is not new:
-            names = new.keys.differing(old.keys)
-            known = self._difference = (old, new, names)
-        return known[2]
-
 
 class Watch:
     """What one caller watches, and what it was told of it."""
@@ -51,7 +39,7 @@ class Watch:
         self._now = now
         self._names = dict.fromkeys(names)
         self._sent: dict[str, pb.GetKeyResponse] = {}
-        self._snapshot: Snapshot | None = None
+        self._views: dict[str, KeyView] = {}
         self._looked = -inf
         #: When which key has to be looked at again, the next first. A key that changed meanwhile is there more than once, and looked at
         #: for nothing; ``_until`` has what holds.
@@ -63,15 +51,23 @@ class Watch:
         """When time alone changes any of it; ``inf``: never."""
         return self._due[0][0] if self._due else inf
 
-    def news(self, snapshot: Snapshot) -> Iterator[pb.GetKeyResponse]:
-        """Return each key that is not as it was told last. Raises NotFoundError."""
-        for name in self._stale(snapshot):
-            state, until = self._states.of(snapshot.get(name), self._now())
+    def news(self, snapshot: Snapshot, changed: Iterable[str] | None = None) -> Iterator[pb.GetKeyResponse]:
+        """Return each key that is not as it was told last.
+
+        Args:
+            snapshot: the keys as they are now.
+            changed: those that can be others than the last time; None: any can.
+
+        Raises:
+            NotFoundError: one of them does not exist.
+        """
+        for name in self._stale(snapshot, changed):
+            view = self._views[name] = snapshot.get(name)
+            state, until = self._states.of(view, self._now())
             self._note(name, until)
             if name not in self._sent or (self._sent[name] is not state and self._sent[name] != state):
                 self._sent[name] = state
                 yield state
-        self._snapshot = snapshot
 
     def _note(self, name: str, until: float) -> None:
         if self._until.get(name) == until:
@@ -83,14 +79,15 @@ class Watch:
             self._due = [(until, name) for name, until in self._until.items() if not isinf(until)]
             heapq.heapify(self._due)
 
-    def _stale(self, snapshot: Snapshot) -> list[str]:
+    def _stale(self, snapshot: Snapshot, changed: Iterable[str] | None) -> list[str]:
         now, looked = self._now(), self._looked
         self._looked = now
-        if self._snapshot is None or now < looked:  # for the first time, or the clock was set back
+        if now < looked:  # the clock was set back
             self._due.clear()
             self._until.clear()
             return list(self._names)
-        names = {name: None for name in self._states.changed(self._snapshot, snapshot) if name in self._names}
+        asked = self._names if changed is None else changed
+        names = {name: None for name in asked if name not in self._views or self._views[name] is not snapshot.keys.get(name)}
         while self._due and self._due[0][0] <= now:
             _, name = heapq.heappop(self._due)
             names[name] = None
