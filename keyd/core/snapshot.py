@@ -49,10 +49,15 @@ class KeyView:
 
     def succession(self, now: float) -> float:
         """Return for how many more seconds to wait for a version that takes over from a compromised one; 0: for none."""
-        if self.key.disabled_at is not None or self.active(now) is not None:
+        left = self._compromised_at + SUCCESSION - now
+        if left <= 0 or self.key.disabled_at is not None or self.active(now) is not None:
             return 0.0
-        compromised = [t for v in self.versions if (t := v.record.timeline.compromised_at) < inf]
-        return min(SUCCESSION, max(0.0, max(compromised, default=-inf) + SUCCESSION - now))
+        return min(SUCCESSION, left)
+
+    @cached_property
+    def _compromised_at(self) -> float:
+        """When a version was compromised last; of most keys none ever was, and each signature asks."""
+        return max((t for v in self.versions if (t := v.record.timeline.compromised_at) < inf), default=-inf)
 
     def version(self, number: int) -> VersionView:
         """Return one version. Raises NotFoundError."""
