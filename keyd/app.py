@@ -11,6 +11,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -24,6 +25,7 @@ from keyd.core.clock import Clock
 from keyd.core.clock_jumps import watch_for_jumps
 from keyd.core.decision import NoAudit
 from keyd.core.directories import Directories
+from keyd.core.directory import PATH as DIRECTORY_PATH
 from keyd.core.directory_signer import DirectorySigner
 from keyd.core.documents import Documents
 from keyd.core.errors import KeydError
@@ -46,14 +48,16 @@ from keyd.core.store import SqlStore
 from keyd.externaljwt.v1 import api_pb2 as externaljwt_pb2
 from keyd.fleet import Fleet
 from keyd.front import Front
+from keyd.service import directory as http_directory
+from keyd.service import documents as http_documents
 from keyd.service.admission import admitted
 from keyd.service.audit import AuditService
 from keyd.service.backends import BackendService
-from keyd.service.directory import route as directory_route
-from keyd.service.documents import routes as document_routes
 from keyd.service.gate import listener
 from keyd.service.gate.tcp import TcpListeners
-from keyd.service.http import application
+from keyd.service.http import PATH as JWKS_PATH
+from keyd.service.http import application, jwk_set
+from keyd.service.http_ready import Ready
 from keyd.service.http_server import HttpServer
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.kubernetes import ExternalJwtSigner
@@ -87,10 +91,15 @@ class Daemon:
     sessions: SessionBook
     defaults: Defaults
     audit: audit.Kept | None = None
-    http_port: int | None = None
+    http: HttpServer | None = None
     metrics_port: int | None = None
     tcp: TcpListeners | None = None
     accounts: ServiceAccounts | None = None
+
+    @property
+    def http_port(self) -> int | None:
+        """The port of the JWK Sets."""
+        return None if self.http is None else self.http.port
 
     def apply(self, config: Config) -> None:
         """Take over the reloadable part of a configuration. Raises ConfigError, before anything has changed."""
@@ -228,11 +237,22 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     )
 
     if config.http.enabled:
-        app = application(keyring, publication, monitor, [directory_route(directories), *document_routes(publication, documents)])
-        http_server = HttpServer(app, config.http.host, config.http.port)
+        routes = [http_directory.route(directories, fleet.clock), *http_documents.routes(publication, documents, fleet.clock)]
+        app = application(keyring, publication, monitor, routes)
+        ready = Ready(
+            {
+                JWKS_PATH: partial(jwk_set, keyring, publication, None),
+                DIRECTORY_PATH: http_directory.finder(directories, fleet.clock),
+                **http_documents.finders(publication, documents, fleet.clock),
+            },
+            lambda name: partial(jwk_set, keyring, publication, name),
+            lambda: (keyring.snapshot, publication.rules, revocations.state, directories.generation),
+            fleet.clock,
+        )
+        http_server = HttpServer(app, config.http.host, config.http.port, ready)
         await http_server.start()
         stack.push_async_callback(http_server.stop)
-        daemon.http_port = http_server.port
+        daemon.http = http_server
     if config.metrics.address is not None:
         metrics_server = HttpServer(metrics.application(), *config.metrics.address)
         await metrics_server.start()

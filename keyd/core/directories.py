@@ -47,6 +47,7 @@ class Answer:
         content_digest: value of that field, where it is covered.
         max_age: seconds that it may be cached: never past the first end of a signature.
         pending: a signature is missing that has not been tried yet.
+        until: when it is another, in seconds since the epoch, if nothing changes that :attr:`Directories.generation` counts.
     """
 
     body: bytes
@@ -55,6 +56,7 @@ class Answer:
     content_digest: str | None
     max_age: int
     pending: bool
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,11 @@ class _Rendered:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """An answer, good from ``since`` to ``until`` while ``document`` is the present one and no signature was made or dropped."""
+    """An answer, good from ``since`` on while ``document`` is the present one and no signature was made or dropped."""
 
     document: Document
     generation: int
     since: float
-    until: float
     answer: Answer
     complete: bool
 
@@ -113,7 +114,8 @@ class Directories:
         self._signatures: dict[Slot, Signature] = {}
         self._failures: dict[Slot, _Failure] = {}
         self._answers: dict[tuple[str, str], _Kept] = {}
-        self._generation = 0
+        #: Counts the signatures that were made, dropped or given up for now.
+        self.generation = 0
         self._news = asyncio.Event()
         self._told: set[tuple[str, str]] = set()
 
@@ -130,13 +132,17 @@ class Directories:
         if not kept.complete and not kept.answer.fields:
             raise KeyStateError(f"no key of the key directory of issuer {issuer.name!r} could sign it yet")
         longest = issuer.max_age if kept.complete else min(issuer.max_age, _UNSIGNED_AGE)
-        return replace(kept.answer, max_age=jwks.age(self._keyring.clock.now(), kept.until, longest))
+        return replace(kept.answer, max_age=jwks.age(self._keyring.clock.now(), kept.answer.until, longest))
+
+    def pending(self, host: str, port: str) -> bool:
+        """Say whether a signature is missing at a host that was not tried yet. Raises NotFoundError."""
+        return self._look(host, port)[1].answer.pending
 
     async def settled(self, host: str, port: str, within: float) -> None:
         """Return when no signature is missing at a host that was not tried, or after ``within`` seconds. Raises NotFoundError."""
         try:
             async with asyncio.timeout(within):
-                while self._look(host, port)[1].answer.pending:
+                while self.pending(host, port):
                     await self._news.wait()
         except TimeoutError:
             pass
@@ -199,8 +205,8 @@ class Directories:
             raise NotFoundError("there is no key directory at this authority")
         now, document = self._keyring.clock.now(), self._document(issuer)
         kept = self._answers.get((issuer.name, authority))
-        same = kept is not None and kept.document is document and kept.generation == self._generation
-        if kept is None or not same or not kept.since <= now < kept.until:
+        same = kept is not None and kept.document is document and kept.generation == self.generation
+        if kept is None or not same or not kept.since <= now < kept.answer.until:
             kept = self._put_together(issuer, authority, document, now)
             self._answers[issuer.name, authority] = kept
         return issuer, kept
@@ -314,7 +320,7 @@ class Directories:
             )
 
     def _tell(self) -> None:
-        self._generation += 1
+        self.generation += 1
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -351,6 +357,6 @@ class Directories:
             for entry in missing
         ]
         fields = tuple(directory.fields((signature.parameters, signature.octets) for signature in signatures))
-        answer = Answer(document.body, document.etag, fields, digest, 0, pending=not all(tried))
         until = min([document.until, *(signature.expires for signature in signatures)])
-        return _Kept(document, self._generation, now, until, answer, complete=not missing)
+        answer = Answer(document.body, document.etag, fields, digest, 0, pending=not all(tried), until=until)
+        return _Kept(document, self.generation, now, answer, complete=not missing)

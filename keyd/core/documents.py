@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -34,12 +33,11 @@ _log = structlog.get_logger("keyd.documents")
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A rendered document, good from ``since`` to ``until`` while the issuer and the list of revoked tokens are these."""
+    """A rendered document, good from ``since`` on while the issuer and the list of revoked tokens are these."""
 
     issuer: Issuer
     listed: object
     since: float
-    until: float
     document: Document
 
 
@@ -93,17 +91,17 @@ class Documents:
     def _document(self, issuer: Issuer, name: str) -> Document:
         now, listed = self._clock.now(), self._revocations.state if name == REVOKED else None
         known = self._kept.get((issuer.name, name))
-        if known is not None and known.issuer is issuer and known.listed is listed and known.since <= now < known.until:
+        if known is not None and known.issuer is issuer and known.listed is listed and known.since <= now < known.document.until:
             return known.document
-        until, document = self._revoked(issuer) if name == REVOKED else (inf, _metadata(issuer, name))
-        self._kept[issuer.name, name] = _Kept(issuer, listed, now, until, document)
+        document = self._revoked(issuer) if name == REVOKED else _metadata(issuer, name)
+        self._kept[issuer.name, name] = _Kept(issuer, listed, now, document)
         return document
 
-    def _revoked(self, issuer: Issuer) -> tuple[float, Document]:
+    def _revoked(self, issuer: Issuer) -> Document:
         tokens = self._revocations.listed(issuer.origin)
         members = [{"jti": token.token_id, "exp": math.ceil(token.expires)} for token in tokens]
         document = _rendered({"issuer": issuer.origin, "revoked": members}, min(issuer.max_age, REVOKED_MAX_AGE), len(tokens))
-        return min((token.expires for token in tokens), default=inf), document
+        return replace(document, until=min((token.expires for token in tokens), default=math.inf))
 
 
 def _metadata(issuer: Issuer, name: str) -> Document:

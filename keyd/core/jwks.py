@@ -22,12 +22,13 @@ MEDIA_TYPE = "application/jwk-set+json"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A JWK Set as it goes out."""
+    """A JWK Set as it goes out, good until ``until`` (seconds since the epoch) if nobody changes anything."""
 
     body: bytes
     etag: str  # strong, with quotes (RFC 9110 section 8.8.3)
     max_age: int  # seconds
     keys: int = 0
+    until: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def render(snapshot: Snapshot, now: float, *, max_age: float, name: str | None =
         raise nothing_published(name)
     document = body(parts)
     until = min((part.until for part in parts), default=inf)
-    return Document(document, etag(document), age(now, until, max_age if keys else 0), keys)
+    return Document(document, etag(document), age(now, until, max_age if keys else 0), keys, until)
 
 
 def has_issuers(snapshot: Snapshot) -> bool:

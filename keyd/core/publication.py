@@ -165,7 +165,7 @@ class Publication:
         found = self._set(snapshot, now, issuer, style)
         if found.body is None:
             raise jwks.nothing_published() if issuer is None else KeyStateError(f"no key of issuer {issuer.name!r} is published")
-        return Document(found.body, found.etag, jwks.age(now, found.until, max_age if found.keys else 0), found.keys)
+        return Document(found.body, found.etag, jwks.age(now, found.until, max_age if found.keys else 0), found.keys, found.until)
 
     def sizes(self) -> Mapping[str, tuple[int, int]]:
         """Return how many keys and octets the set of each issuer has; under the empty name, that of all keys.
@@ -206,7 +206,7 @@ class Publication:
         if not part.keys:
             raise jwks.nothing_published(name)
         body = jwks.body([part])
-        return Document(body, jwks.etag(body), jwks.age(now, part.until, max_age), part.keys)
+        return Document(body, jwks.etag(body), jwks.age(now, part.until, max_age), part.keys, part.until)
 
     def _set(self, snapshot: Snapshot, now: float, issuer: Issuer | None, style: AlgStyle) -> _Set:
         name = issuer.name if issuer else None

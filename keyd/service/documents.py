@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from keyd.core.clock import Clock
 from keyd.core.documents import MEDIA_TYPE, NAMES, Documents
 from keyd.core.errors import KeyStateError, NotFoundError
 from keyd.core.jwks import Document
 from keyd.core.publication import Publication, Rules
-from keyd.service.http import unchanged
+from keyd.service.http import respond
 from keyd.service.http_host import BadHostError, host_of
+from keyd.service.pages import NOT_KEPT, Headers, Page, of_document, text
 
-_PUBLIC = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
-# A cache may keep a 404 for as long as it likes if nobody says otherwise (RFC 9111 section 4.2.2).
-_NONE = {**_PUBLIC, "Cache-Control": "no-store"}
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def routes(publication: Publication, documents: Documents) -> list[Route]:
+def routes(publication: Publication, documents: Documents, clock: Clock) -> list[Route]:
     """Return where they are served."""
-    return [Route(f"/.well-known/{name}", _handler(publication, documents, name)) for name in NAMES]
+    return [Route(path, _handler(find)) for path, find in finders(publication, documents, clock).items()]
 
 
-def _handler(publication: Publication, documents: Documents, name: str) -> _Handler:
+def finders(publication: Publication, documents: Documents, clock: Clock) -> Mapping[str, Callable[[Headers], Page]]:
+    """Return what finds them, by path."""
+    return {f"/.well-known/{name}": partial(_page, publication, documents, clock, name) for name in NAMES}
+
+
+def _handler(find: Callable[[Headers], Page]) -> _Handler:
     async def answer(request: Request) -> Response:
-        try:
-            document = _at(publication.rules, documents, request, name)
-        except BadHostError:
-            return PlainTextResponse("one Host, please\n", 400, _NONE)
-        except NotFoundError:
-            return PlainTextResponse("no such document\n", 404, _NONE)
-        except KeyStateError:
-            return PlainTextResponse("not published now\n", 503, {**_NONE, "Retry-After": "60"})
-        headers = {**_PUBLIC, "ETag": document.etag, "Cache-Control": f"public, max-age={document.max_age}"}
-        if unchanged(request, document.etag):
-            return Response(status_code=304, headers=headers)
-        return Response(document.body, headers=headers, media_type=MEDIA_TYPE)
+        headers = request.scope["headers"]
+        return respond(find(headers), headers)
 
     return answer
 
 
-def _at(rules: Rules, documents: Documents, request: Request, name: str) -> Document:
-    host, port = host_of(request.scope["headers"])
+def _page(publication: Publication, documents: Documents, clock: Clock, name: str, headers: Headers) -> Page:
+    try:
+        document = _at(publication.rules, documents, headers, name)
+    except BadHostError:
+        return text(400, "one Host, please")
+    except NotFoundError:
+        return text(404, "no such document")
+    except KeyStateError:
+        return text(503, "not published now", {**NOT_KEPT, "Retry-After": "60"})
+    return of_document(document, MEDIA_TYPE, clock.now())
+
+
+def _at(rules: Rules, documents: Documents, headers: Headers, name: str) -> Document:
+    host, port = host_of(headers)
     issuer = rules.at(host, port)
     # A document that names another origin than the one that it is fetched from is refused by whoever fetches it, and rightly.
     if issuer is None or issuer.origin != f"https://{host}":

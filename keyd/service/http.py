@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from keyd.core import jwks
@@ -15,55 +15,37 @@ from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.publication import Publication
 from keyd.service.http_host import BadHostError, host_of
+from keyd.service.pages import NOT_KEPT, Headers, Page, of_document, text, unchanged
 
+PATH = "/.well-known/jwks.json"
 _PROBE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_PUBLIC = {"Access-Control-Allow-Origin": "*", "X-Content-Type-Options": "nosniff"}
-# A cache may keep a 404 for as long as it likes if nobody says otherwise (RFC 9111 section 4.2.2): past the key's creation, that is.
-_NO_SET = {**_PUBLIC, "Cache-Control": "no-store"}
 
 
 def application(keyring: Keyring, publication: Publication, monitor: Monitor, more: Iterable[Route] = ()) -> Starlette:
     """Return the ASGI application, with ``more`` routes."""
 
-    async def jwk_set(request: Request) -> Response:
-        name: str | None = request.path_params.get("name")
-        try:
-            issuer = publication.rules.at(*host_of(request.scope["headers"]))
-            document = publication.document(key=name, issuer=issuer)
-        except BadHostError:
-            return PlainTextResponse("one Host, please\n", 400, _NO_SET)
-        except NotFoundError:
-            return PlainTextResponse("no such key\n", 404, _NO_SET)
-        except KeyStateError:
-            if name is not None and not keyring.snapshot.get(name).key.publish:
-                return PlainTextResponse(
-                    "no such key\n", 404, _NO_SET
-                )  # as if it were not there: it is none of the internet's business
-            return PlainTextResponse("nothing is published now\n", 503, {**_NO_SET, "Retry-After": "5"})
-        # No Vary: the host is part of the URI, and so of every cache's key (RFC 9110 section 7.1, RFC 9111 section 2).
-        headers = {**_PUBLIC, "ETag": document.etag, "Cache-Control": f"public, max-age={document.max_age}"}
-        if unchanged(request, document.etag):
-            return Response(status_code=304, headers=headers)
-        return Response(document.body, headers=headers, media_type=jwks.MEDIA_TYPE)
+    async def answer_set(request: Request) -> Response:
+        headers = request.scope["headers"]
+        return respond(jwk_set(keyring, publication, request.path_params.get("name"), headers), headers)
 
     async def alive(request: Request) -> Response:
-        return PlainTextResponse("ok\n", headers=_PROBE)
+        return respond(text(200, "ok", _PROBE), ())
 
     async def ready(request: Request) -> Response:
         """Ready is who can sign for anybody: one backend out of several that is down takes nothing from the others."""
         sound = {name: monitor.answers(name) for name in keyring.backends}
         asked: str | None = request.path_params.get("backend")
         if asked is not None and asked not in sound:
-            return PlainTextResponse("no such backend\n", 404, _PROBE)
+            return respond(text(404, "no such backend", _PROBE), ())
         good = any(sound.values()) if asked is None else sound[asked]
         # What is wrong with them is in the log: it is none of the internet's business.
         lines = [f"{name}: {'ok' if ok else 'failing'}\n" for name, ok in sorted(sound.items()) if asked in (None, name)]
-        return PlainTextResponse("".join(lines), 200 if good else 503, _PROBE)
+        return respond(Page(200 if good else 503, _PROBE, "".join(lines).encode()), ())
 
     app = Starlette(
         routes=[
-            Route("/.well-known/jwks.json", jwk_set),
-            Route("/keys/{name}/jwks.json", jwk_set),
+            Route(PATH, answer_set),
+            Route("/keys/{name}/jwks.json", answer_set),
             Route("/livez", alive),
             Route("/readyz", ready),
             Route("/readyz/{backend}", ready),
@@ -75,8 +57,24 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor, mo
     return app
 
 
-def unchanged(request: Request, etag: str) -> bool:
-    """Say whether the client has the document already: evaluate If-None-Match with the weak comparison (RFC 9110 section 13.1.2)."""
-    header = request.headers.get("if-none-match", "")
-    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
-    return "*" in tags or etag in tags
+def jwk_set(keyring: Keyring, publication: Publication, name: str | None, headers: Headers) -> Page:
+    """Return the JWK Set that is asked for at a host, or that of one key as that host publishes it."""
+    try:
+        issuer = publication.rules.at(*host_of(headers))
+        document = publication.document(key=name, issuer=issuer)
+    except BadHostError:
+        return text(400, "one Host, please")
+    except NotFoundError:
+        return text(404, "no such key")
+    except KeyStateError:
+        if name is not None and not keyring.snapshot.get(name).key.publish:
+            return text(404, "no such key")  # as if it were not there: it is none of the internet's business
+        return text(503, "nothing is published now", {**NOT_KEPT, "Retry-After": "5"})
+    return of_document(document, jwks.MEDIA_TYPE, keyring.clock.now())
+
+
+def respond(page: Page, headers: Headers) -> Response:
+    """Return the response to a request with these headers: the page, or that the client has it already."""
+    if page.etag is not None and unchanged(headers, page.etag):
+        return Response(status_code=304, headers=page.fields)
+    return Response(page.body, page.status, {**page.fields, **page.whole_fields}, page.media_type)

@@ -8,8 +8,11 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from keyd.service.http_ready import Ready
 
 #: Connections at a time. Those of a flood are closed at once: file descriptors are for signing, too.
 MOST_CONNECTIONS = 1000
@@ -19,32 +22,73 @@ PATIENCE = 60.0
 _LAST_ANSWERS = 5
 
 
+#: Seconds from an answer until the connection is closed, unless there is another request.
+_KEPT_ALIVE = 5
+
+
+class _Config(uvicorn.Config):
+    """``ready`` has answers that need no application."""
+
+    ready: Ready | None = None
+
+
 class _Connection(H11Protocol):  # h11 refuses a request with two Host lines
     """A connection that ends when its client does not get on: uvicorn waits for a request, or for a reader, for ever."""
 
-    _deadline: asyncio.TimerHandle | None = None
+    _check: asyncio.TimerHandle | None = None
+    #: When the last answer was complete, or the connection was made.
+    _answered = 0.0
+    #: Whether it waits for a request of which nothing has come; and whether uvicorn, which closes it then, knows nothing of the last.
+    _idle, _unknown = True, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._ready = self.config.ready if isinstance(self.config, _Config) else None
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
         else:
+            self._answered = self.loop.time()
             self._expect_progress()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self._check is not None:
+            self._check.cancel()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        # Who does not read gets no further answer before: uvicorn sees to that.
+        if self._ready is not None and self._idle and not self.flow.write_paused:
+            answer = self._ready.answer(data, self.server_state.default_headers)
+            if answer is not None and not self.transport.is_closing():
+                self._send(answer)
+                return
+        self._idle = self._unknown = False
+        super().data_received(data)
+
+    def _send(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.server_state.total_requests += 1
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+        self._answered, self._unknown = self.loop.time(), True
+
     def on_response_complete(self) -> None:
-        self._expect_progress()
+        self._answered = self.loop.time()
         super().on_response_complete()
+        states = self.conn.our_state, self.conn.their_state
+        self._idle = states == (h11.IDLE, h11.IDLE) and self.conn.trailing_data == (b"", False)
 
     def _expect_progress(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        # Not to be closed: that waits until the client has read what is on its way.
-        self._deadline = self.loop.call_later(PATIENCE, self.transport.abort)
+        """Look again when the time is over, not at each answer: to set a timer costs as much as to answer."""
+        gone = self.loop.time() - self._answered
+        waiting = self._unknown and self.transport.get_write_buffer_size() == 0
+        patience = min(_KEPT_ALIVE, PATIENCE) if waiting else PATIENCE
+        if gone < patience:
+            self._check = self.loop.call_later(min(patience - gone, _KEPT_ALIVE), self._expect_progress)
+        else:
+            # Not to be closed: that waits until the client has read what is on its way.
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -54,25 +98,32 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """One HTTP listener."""
+    """One HTTP listener.
 
-    def __init__(self, app: Callable[..., Any], host: str, port: int) -> None:
-        """Bind the address at once, so that a taken port stops the start. Raises OSError."""
+    Attributes:
+        app: the ASGI application.
+        ready: answers before it, where it has some.
+    """
+
+    def __init__(self, app: Callable[..., Any], host: str, port: int, ready: Ready | None = None) -> None:
+        """Bind the address at once, so that a taken port stops the start; ``ready`` has answers before ``app``. Raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=2048)
         # Connections inherit it. Without it the body of each answer but the first waits some 40 ms for the head to be acknowledged.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(
+        config = _Config(
             app,
             http=_Connection,
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=5,
+            timeout_keep_alive=_KEPT_ALIVE,
             timeout_graceful_shutdown=_LAST_ANSWERS,
             h11_max_incomplete_event_size=16 * 1024,
         )
+        self.app = app
+        self.ready = config.ready = ready
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
