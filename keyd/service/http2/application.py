@@ -16,6 +16,7 @@ from keyd.service.call import Call, Caller
 from keyd.service.door import Callers, Door, unexpected
 from keyd.service.http2 import framing
 from keyd.service.http2.connect import Connect
+from keyd.service.http2.deadlines import Deadlines
 from keyd.service.http2.framing import Answer, Gone, Receive, RpcError, Scope, Send
 from keyd.service.http2.methods import Method
 from keyd.service.status import to_status
@@ -42,6 +43,8 @@ class Application:
         self._connect = Connect(methods, door, callers, bounds)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self._deadlines = Deadlines()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
@@ -50,8 +53,7 @@ class Application:
             return
         headers = {name: value for name, value in scope["headers"] if name in _READ}
         serve = self._connect if headers.get(b"content-type") not in _GRPC else partial(self._serve, headers)
-        task = asyncio.current_task()
-        assert task is not None
+        task = self._task()
         self._under_way.add(task)
         try:
             await serve(scope, receive, send)
@@ -63,6 +65,14 @@ class Application:
         self._stopping = True
         for task in self._under_way:
             task.cancel()
+
+    def _task(self) -> asyncio.Task[Any]:
+        """Return the task of this call. To ask for the loop each time costs a system call in Python 3.11."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        return task
 
     async def _serve(self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
         answer = Answer(send)
@@ -116,13 +126,17 @@ class Application:
             await self._answered(method, receive, answer, caller, None)
             return
         seconds = framing.parse_timeout(patience)
+        task = self._task()
+        self._deadlines.set(task, task.get_loop().time() + seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
-                await self._answered(method, receive, answer, caller, seconds)
-        except TimeoutError:
-            if not limit.expired():
+            await self._answered(method, receive, answer, caller, seconds)
+        except asyncio.CancelledError:
+            if not self._deadlines.passed(task):
                 raise
+            task.uncancel()
             raise _DEADLINE from None
+        finally:
+            self._deadlines.drop(task)
 
     async def _answered(
         self, method: Method, receive: Receive, answer: Answer, caller: Caller | None, seconds: float | None

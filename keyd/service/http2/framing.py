@@ -117,15 +117,15 @@ class Gone(Exception):  # noqa: N818 - it is no error
 class Answer:
     """The answer to one call: messages, and at the end a status. Nothing is sent before the first of them. All raise Gone."""
 
-    __slots__ = ("_begun", "_server_send")
+    __slots__ = ("_begun", "_ended", "_server_send")
 
     def __init__(self, send: Send) -> None:
         self._server_send = send
-        self._begun = False
+        self._begun = self._ended = False
 
     async def only(self, message: bytes) -> None:
         """Send the one message of a call that has one, and that it succeeded."""
-        self._begun = True
+        self._begun = self._ended = True
         send = self._server_send
         try:
             await send(_START)
@@ -142,9 +142,11 @@ class Answer:
         await self._send({"type": "http.response.body", "body": frame(message), "more_body": True})
 
     async def finish(self, fields: Iterable[tuple[bytes, bytes]] = ((b"grpc-status", b"0"),)) -> None:
-        """Send the status. Before any message it takes the place of the headers ("Trailers-Only")."""
+        """Send the status. Before any message it takes the place of the headers ("Trailers-Only"); behind the end it is nothing."""
+        if self._ended:
+            return
+        self._ended = True
         if not self._begun:
-            self._begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *fields]})
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             return
