@@ -134,6 +134,7 @@ def run(config_path: Path | None) -> int:
     """
     config = configuration.load(config_path)
     log.configure(config.log.level, config.log.format)
+    process.take_service_manager()
     for shortcoming in process.harden():
         _log.warning("not hardened", what=shortcoming)
     code = 0

@@ -101,12 +101,20 @@ def _lock(fd: int, path: Path) -> None:
         raise ProcessError(f"cannot lock {path}: {_reason(error)}; state_dir must be on a file system with locks") from error
 
 
+_environment: dict[str, str] = {}
+
+
+def take_service_manager() -> None:
+    """Keep what the service manager is told to keyd: a library that finds its address would say READY too early."""
+    _environment["NOTIFY_SOCKET"] = os.environ.pop("NOTIFY_SOCKET", "")
+
+
 def notify(state: str) -> bool:
     """Tell the service manager, if there is one, for example ``"READY=1"`` or ``"STOPPING=1"`` (sd_notify(3)).
 
     Returns whether it was sent. Adds the time that ``RELOADING=1`` has to carry. Never raises: there may be no manager.
     """
-    address = os.environ.get("NOTIFY_SOCKET", "")
+    address = _environment.get("NOTIFY_SOCKET") or os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
     if state.startswith("RELOADING=1"):

@@ -129,6 +129,13 @@ class TestNotify:
         assert first == "RELOADING=1"
         assert second.removeprefix("MONOTONIC_USEC=").isdigit()
 
+    def test_a_library_cannot_speak_for_keyd(self, manager, monkeypatch):
+        monkeypatch.setattr(process, "_environment", {})
+        process.take_service_manager()
+        assert "NOTIFY_SOCKET" not in os.environ
+        assert process.notify("READY=1")
+        assert manager.recv(4096) == b"READY=1"
+
     @pytest.mark.parametrize("address", ["", "relative", "/nowhere/at/all", "/" + "a" * 200])
     def test_no_manager_is_no_error(self, monkeypatch, address):
         monkeypatch.setenv("NOTIFY_SOCKET", address)
