@@ -139,7 +139,8 @@ def run(config_path: Path | None) -> int:
         _log.warning("not hardened", what=shortcoming)
     code = 0
     try:
-        asyncio.run(_run(config, config_path))
+        with process.runner() as runner:
+            runner.run(_run(config, config_path))
     except (BackendError, KeydError, plugins.PluginError, process.ProcessError, OSError, RuntimeError) as exc:
         _log.error("cannot start", error=str(exc))
         code = 8 if isinstance(exc, BackendConfigError | plugins.PluginError) else 1

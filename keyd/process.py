@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -30,6 +31,23 @@ class ProcessError(Exception):
 
 class AlreadyRunningError(ProcessError):
     """Another keyd holds the lock or answers on the socket."""
+
+
+def prepare_grpc() -> None:
+    """Have grpcio listen in the way that costs less, unless the operator says what it shall do. To be called before grpcio is imported.
+
+    Its newer listener, an experiment that is on by default since 1.71, takes a tenth more CPU for each call.
+    """
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+
+
+def runner() -> asyncio.Runner:
+    """Return what runs the daemon: on uvloop, which takes a sixth less CPU for each call, or on asyncio's own loop where there is no uvloop."""
+    try:
+        import uvloop
+    except ImportError:  # it has no wheel for every platform, and nothing depends on it
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def harden() -> list[str]:

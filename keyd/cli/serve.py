@@ -21,6 +21,9 @@ from keyd.cli.options import config_option
 @click.pass_context
 def serve(ctx: click.Context, config_path: Path | None) -> None:
     """Run the daemon until it is stopped (SIGTERM, Ctrl-C). SIGHUP reloads the configuration."""
+    from keyd import process
+
+    process.prepare_grpc()
     from keyd.app import run
     from keyd.config import find
 

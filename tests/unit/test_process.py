@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -233,3 +234,35 @@ class TestSocket:
     def test_a_relative_path_is_refused(self):
         with pytest.raises(process.ProcessError, match="not absolute"):
             process.prepare_socket(Path("keyd.sock"))
+
+
+def test_the_daemon_runs_on_uvloop_and_on_asyncios_own_loop_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def kind() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    with process.runner() as runner:
+        assert runner.run(kind()) == "uvloop"
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with process.runner() as runner:
+        assert runner.run(kind()) == "asyncio.unix_events"
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "-event_engine_listener"), ("", ""), ("tcp_rcv_lowat", "tcp_rcv_lowat")])
+def test_what_the_operator_says_to_grpcio_stands(given: str | None, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GRPC_EXPERIMENTS", given)
+    process.prepare_grpc()
+    assert os.environ["GRPC_EXPERIMENTS"] == used
+
+
+def test_grpcio_is_prepared_before_it_is_imported() -> None:
+    """And knows the experiment: of one that it does not it says so on standard error."""
+    code = "import sys, keyd.cli.serve, keyd.process as p; assert 'grpc' not in sys.modules; p.prepare_grpc(); import keyd.app, grpc.aio"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "GRPC_EXPERIMENTS": ""}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
