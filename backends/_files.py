@@ -149,7 +149,12 @@ def sweep(directory: Path) -> None:
     """
     try:
         for entry in os.scandir(directory):
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and not _is_being_written(entry.path):
+            if (
+                entry.name.startswith(".")
+                and _TEMPORARY.fullmatch(entry.name)
+                and entry.is_file(follow_symlinks=False)
+                and not _is_being_written(entry.path)
+            ):
                 remove(Path(entry.path))
     except OSError as error:
         raise translate(error, f"cannot read the directory {directory}") from error

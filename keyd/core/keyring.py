@@ -441,10 +441,12 @@ class Keyring:
         self._take(await asyncio.to_thread(self._store.load, self._read))
 
     def _take(self, records: Records) -> None:
-        keys = self.snapshot.keys
-        loaded = Snapshot.of(records.keys, records.versions).keys.values()
-        newer = [view for view in loaded if view.key.name not in keys or view.key.change > keys[view.key.name].key.change]
+        keys, loaded = self.snapshot.keys, Snapshot.of(records.keys, records.versions)
         self._read = max(self._read, records.change)
+        if not keys:
+            self._swap(loaded)
+            return
+        newer = [view for name, view in loaded.keys.items() if name not in keys or view.key.change > keys[name].key.change]
         if newer:
             self._swap(self.snapshot.with_keys(*newer))
 

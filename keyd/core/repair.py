@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import isinf
 
 import structlog
@@ -32,8 +33,8 @@ class Holdings:
     versions: dict[str, KeyVersion]
     #: What was about to be made there, and was not recorded.
     intents: tuple[Intent, ...]
-    #: Of all versions of all keys that were ever recorded, wherever.
-    thumbprints: frozenset[str]
+    #: All versions of all keys that were ever recorded, wherever.
+    recorded: tuple[KeyVersion, ...]
 
     @classmethod
     def of(cls, records: Records, backend: str) -> Holdings:
@@ -41,7 +42,12 @@ class Holdings:
         backends = {key.name: key.backend for key in records.keys}
         held = {v.handle: v for v in records.versions if v.handle is not None and backends[v.key] == backend}
         intents = tuple(intent for intent in records.intents if intent.backend == backend)
-        return cls(held, intents, frozenset(version.thumbprint for version in records.versions))
+        return cls(held, intents, records.versions)
+
+    @cached_property
+    def thumbprints(self) -> frozenset[str]:
+        """Of all versions of all keys that were ever recorded."""
+        return frozenset(version.thumbprint for version in self.recorded)
 
     @property
     def condemned(self) -> list[KeyVersion]:

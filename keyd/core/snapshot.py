@@ -125,8 +125,11 @@ class Snapshot:
     def of(cls, keys: Iterable[Key], versions: Iterable[KeyVersion]) -> Snapshot:
         """Build a snapshot from records."""
         grouped: dict[str, list[VersionView]] = {}
-        for record in sorted(versions, key=attrgetter("version")):
+        for record in versions:
             grouped.setdefault(record.key, []).append(VersionView(record))
+        for views in grouped.values():
+            if len(views) > 1:
+                views.sort(key=attrgetter("record.version"))
         return cls({key.name: KeyView(key, tuple(grouped.get(key.name, ()))) for key in keys})
 
     def with_keys(self, *views: KeyView) -> Snapshot:

@@ -7,7 +7,6 @@ active, so nothing is lost when a process dies, and replicas agree without talki
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -74,11 +73,19 @@ class Timeline:
 
     def next_change(self, now: float) -> float:
         """Return the first moment after ``now`` at which any answer above changes; ``inf`` if none does."""
-        return min((t for t in self._moments() if t > now), default=inf)
-
-    def _moments(self) -> Iterator[float]:
-        yield from (self.publish_at, self.activate_at, self.deactivate_at, self.sign_until)
-        yield from (self.unpublish_at, self.destroyed_at, self.compromised_at)
+        earliest = inf
+        for moment in (
+            self.publish_at,
+            self.activate_at,
+            self.deactivate_at,
+            self.sign_until,
+            self.unpublish_at,
+            self.destroyed_at,
+            self.compromised_at,
+        ):
+            if now < moment < earliest:
+                earliest = moment
+        return earliest
 
     def replaced(self, at: float, policy: LifecyclePolicy, promised: float = 0.0) -> Timeline:
         """Return this timeline with a successor that takes over ``at`` that moment.

@@ -154,10 +154,13 @@ class SteadyClock:
 
 def newest_moment(snapshot: Snapshot) -> float:
     """Return the newest time on record that was the present when it was written; 0 when nothing is on record."""
-    moments = [0.0]
+    newest = 0.0
     for view in snapshot.keys.values():
-        moments += [view.key.created_at, view.key.disabled_at or 0.0, view.key.paused_at or 0.0]
+        key = view.key
+        newest = max(newest, key.created_at, key.disabled_at or 0.0, key.paused_at or 0.0)
         for version in view.versions:
             line = version.record.timeline
-            moments += [t for t in (line.created_at, line.compromised_at, line.destroyed_at) if t != inf]
-    return max(moments)
+            for moment in (line.created_at, line.compromised_at, line.destroyed_at):
+                if newest < moment < inf:
+                    newest = moment
+    return newest

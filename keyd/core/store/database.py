@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,9 @@ class Sqlite(Database):
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         """Open the database at ``path``, made when there is none; ``shared`` says whether other workers use it."""
         self.shared = shared
-        self._engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 5})
+        # What is JSON here are a few lists of words, the same for most keys.
+        url, words = URL.create("sqlite", database=str(path)), lru_cache(maxsize=1024)(json.loads)
+        self._engine = create_engine(url, connect_args={"timeout": 5}, json_deserializer=words)
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
 from math import inf, isinf
 from typing import Any
 
@@ -13,8 +15,6 @@ from keyd.core.model import Key, KeyVersion, KidFormat, Purpose
 from keyd.core.store.records import Intent
 from keyd.core.timeline import LifecyclePolicy, Timeline
 
-_TIMES = tuple(f.name for f in fields(Timeline))
-
 
 def to_intent(row: Row[Any]) -> Intent:
     """Return the intent of a row."""
@@ -22,25 +22,43 @@ def to_intent(row: Row[Any]) -> Intent:
 
 
 def to_key(row: Row[Any]) -> Key:
-    """Return the key of a row."""
+    """Return the key of a row, which has the columns of the table in their order."""
+    # By position: at a start with a hundred thousand keys, to look columns up by name takes seconds.
+    (name, algorithm, backend, purposes, profile, kid_format, aliases, publish, *rest) = tuple(row)
+    (lead, grace, retention, created_at, disabled_at, rotation, destroy_after, paused_at, promised_until, change) = rest
     return Key(
-        name=row.name,
-        algorithm=Algorithm(row.algorithm),
-        backend=row.backend,
-        purposes=frozenset(Purpose(value) for value in row.purposes),
-        profile=row.profile,
-        kid_format=KidFormat(row.kid_format),
-        keyid_aliases=tuple(row.keyid_aliases),
-        publish=row.publish,
-        lifecycle=LifecyclePolicy(
-            row.publish_lead, row.sign_grace, row.retention, _or_inf(row.rotation_period), _or_inf(row.destroy_after)
-        ),
-        created_at=row.created_at,
-        disabled_at=row.disabled_at,
-        paused_at=row.paused_at,
-        promised_until=row.promised_until,
-        change=row.change,
+        name,
+        _algorithm(algorithm),
+        backend,
+        _purposes(*purposes),
+        profile,
+        _kid_format(kid_format),
+        tuple(aliases),
+        publish,
+        _lifecycle(lead, grace, retention, rotation, destroy_after),
+        created_at,
+        disabled_at,
+        paused_at,
+        promised_until,
+        change,
     )
+
+
+# Most keys have the same few: to find them anew for each takes time, and memory.
+_algorithm = lru_cache(Algorithm)
+_kid_format = lru_cache(KidFormat)
+
+
+@lru_cache(maxsize=1024)
+def _purposes(*values: str) -> frozenset[Purpose]:
+    return frozenset(map(Purpose, values))
+
+
+@lru_cache(maxsize=1024)
+def _lifecycle(
+    publish_lead: float, sign_grace: float, retention: float, rotation_period: float | None, destroy_after: float | None
+) -> LifecyclePolicy:
+    return LifecyclePolicy(publish_lead, sign_grace, retention, _or_inf(rotation_period), _or_inf(destroy_after))
 
 
 def from_key(key: Key) -> dict[str, Any]:
@@ -63,18 +81,15 @@ def from_key(key: Key) -> dict[str, Any]:
     }
 
 
-def to_version(row: Row[Any]) -> KeyVersion:
-    """Return the version of a row."""
-    times = {name: _or_inf(row._mapping[name]) for name in _TIMES}
+def to_version(row: Row[Any], names: Mapping[str, str]) -> KeyVersion:
+    """Return the version of a row, which has the columns of the table in their order.
+
+    ``names`` has the names of keys as they are in memory already: there is one for each of their versions otherwise.
+    """
+    key, version, kid, thumbprint, public_jwk, handle, *times, reason = tuple(row)
+    line = Timeline(*(inf if at is None else at for at in times))
     return KeyVersion(
-        key=row.key,
-        version=row.version,
-        kid=row.kid,
-        thumbprint=row.thumbprint,
-        public_jwk=row.public_jwk,
-        handle=row.handle,
-        timeline=Timeline(**times),
-        compromise_reason=row.compromise_reason,
+        names.get(key, key), version, thumbprint if kid == thumbprint else kid, thumbprint, public_jwk, handle, line, reason
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Result, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from keyd.core.errors import AlreadyExistsError, ConflictError, StoreUnavailableError
@@ -80,14 +81,17 @@ class SqlStore:
             StoreUnavailableError: also when a newer keyd upgraded the database meanwhile, so that this one cannot read it.
         """
         keys, versions = tables.keys, tables.versions
-        changed = select(keys.c.name).where(keys.c.change > after)
+        which, whose = select(keys), select(versions)
+        if after:
+            which = which.where(keys.c.change > after)
+            whose = whose.where(versions.c.key.in_(select(keys.c.name).where(keys.c.change > after)))
         with self._database.reading() as connection:
             migrate.check(connection)
+            found = tuple(map(rows.to_key, _many(connection.execute(which))))
+            names = {key.name: key.name for key in found}
             return Records(
-                keys=tuple(rows.to_key(row) for row in connection.execute(select(keys).where(keys.c.change > after))),
-                versions=tuple(
-                    rows.to_version(row) for row in connection.execute(select(versions).where(versions.c.key.in_(changed)))
-                ),
+                keys=found,
+                versions=tuple(rows.to_version(row, names) for row in _many(connection.execute(whose))),
                 intents=tuple(rows.to_intent(row) for row in connection.execute(select(tables.intents))),
                 change=connection.execute(select(tables.changes.c.last)).scalar_one(),
             )
@@ -280,6 +284,11 @@ class SqlStore:
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
+
+
+def _many(result: Result[Any]) -> Iterator[Row[Any]]:
+    """Go through rows, fetched many at a time: one by one takes twice as long."""
+    return chain.from_iterable(result.partitions(1000))
 
 
 def _next_change(connection: Connection) -> int:
