@@ -67,7 +67,7 @@ class Keyring:
         self._runners = runners
         self._recording = asyncio.Lock()
         self._working = {name: asyncio.Lock() for name in runners}
-        self._maker = Maker(store, lambda: self.snapshot)
+        self._maker = Maker(store, lambda: self.snapshot, self._records)
         self._changed = asyncio.Event()
         self._bells = Bells()
         #: The newest change of any replica that was read.
@@ -133,7 +133,7 @@ class Keyring:
 
     async def _mend(self, backend: str) -> None:
         async with self._working[backend]:
-            await self._mend_by(await asyncio.to_thread(self._store.load), backend)
+            await self._mend_by(await self._records(), backend)
 
     async def _mend_by(self, records: Records, backend: str) -> None:
         others = await asyncio.to_thread(self._store.living) - {self._store.replica}
@@ -360,7 +360,10 @@ class Keyring:
         runner = self.runner(view.key)
         try:
             async with self._working[runner.name]:
-                holdings = repair.Holdings.of(await asyncio.to_thread(self._store.load), runner.name)
+                # Where versions go in order, others can be in the way; else this key is enough, however many there are.
+                ordered = runner.backend.capabilities.ordered_destruction
+                records = await self._records() if ordered else Records((view.key,), tuple(v.record for v in view.versions), ())
+                holdings = repair.Holdings.of(records, runner.name)
                 await repair.destroy(record, holdings, self._store, runner, self._show_gone)
                 runner.mend_wanted |= bool(holdings.condemned)  # it may have been in the way of others
         except DestructionPendingError as exc:
@@ -439,6 +442,15 @@ class Keyring:
     async def _refresh(self) -> None:
         """See what others changed, or what of our own was recorded although its answer was lost. Needs the lock for recording."""
         self._take(await asyncio.to_thread(self._store.load, self._read))
+
+    async def _records(self) -> Records:
+        """Return everything that is stored. All but what changed is in memory. Raises StoreUnavailableError."""
+        async with self._recording:
+            found = await asyncio.to_thread(self._store.load, self._read)
+            self._take(found)
+        views = self.snapshot.keys.values()
+        versions = tuple(version.record for view in views for version in view.versions)
+        return Records(tuple(view.key for view in views), versions, found.intents, self._read)
 
     def _take(self, records: Records) -> None:
         keys, loaded = self.snapshot.keys, Snapshot.of(records.keys, records.versions)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from keyd.core import repair
 from keyd.core.errors import AlreadyExistsError, BackendUnavailableError, StoreUnavailableError
 from keyd.core.model import Key
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import Snapshot
-from keyd.core.store import Intent, SqlStore
+from keyd.core.store import Intent, Records, SqlStore
 
 #: Where a version comes from: a function that has the backend make it, or the handle of what the backend holds already.
 Source = Callable[[int], str] | str
@@ -22,7 +23,11 @@ _MOST_TAKEN = 1000
 class Maker:
     """Gets the key pairs of new versions. Its callers hold the lock of the backend."""
 
-    def __init__(self, store: SqlStore, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, store: SqlStore, snapshot: Callable[[], Snapshot], records: Callable[[], Coroutine[Any, Any, Records]]
+    ) -> None:
+        """``records`` returns everything that is stored, as it is then; raises StoreUnavailableError."""
+        self._records = records
         self._store = store
         self._snapshot = snapshot
         #: What threads of backends are making, also those that nobody waits for any more.
@@ -116,7 +121,7 @@ class Maker:
         try:
             if not await asyncio.to_thread(self._store.holds, intent) and await asyncio.to_thread(self._store.recorded, intent):
                 return True
-            holdings = repair.Holdings.of(await asyncio.to_thread(self._store.load), runner.name)
+            holdings = repair.Holdings.of(await self._records(), runner.name)
         except StoreUnavailableError:
             runner.mend_wanted = True
             return False
