@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 
 from keyd.core.errors import KeydError
 from keyd.core.guard import Guard
@@ -49,15 +49,16 @@ class Many:
 
     async def stream(self, requests: AsyncIterator[_Request], call: Call) -> AsyncIterator[_Response]:
         """Answer inputs as they come, those that have to wait when they are ready. Their rate is charged one by one, and waited for."""
-        mixed = _Mixed(lambda: self._read(requests, call))
+        mixed = _Mixed(partial(self._read, requests, call))
         try:
             while (event := await mixed.next()) is not None:
-                if isinstance(event, _Response):
-                    yield event
-                elif self._at_once(event.request.key):
-                    yield await self._answer(event, call)
-                else:
-                    mixed.start(self._answer(event, call))
+                if isinstance(event, _Request):
+                    if not self._at_once(event.request.key):
+                        mixed.run(partial(self._answer, event, call))
+                        continue
+                    event = await self._answer(event, call)
+                mixed.answered()
+                yield event
         finally:
             mixed.cancel()
 
@@ -90,54 +91,55 @@ class Many:
 class _Mixed:
     """The inputs of a stream, and the answers to those of them that have to wait, as each comes.
 
-    Nothing but the reading itself is done while nothing waits: no task, no queue.
+    The next inputs are read while one is signed or an answer is written: one wake of gRPC's thread then serves several of them.
     """
 
-    def __init__(self, read: Callable[[], Coroutine[Any, Any, _Request | None]]) -> None:
+    def __init__(self, read: Callable[[], Awaitable[_Request | None]]) -> None:
+        """``read`` returns the next input; None at the end."""
         self._read = read
-        self._reading = self._ended = False
+        self._room = asyncio.Semaphore(STREAM_WINDOW)
         self._unanswered = 0
-        self._ready: asyncio.Queue[_Event | Exception] = asyncio.Queue()
+        self._ended = False
+        self._events: asyncio.Queue[_Event | Exception] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.run(self._read_all)
 
     async def next(self) -> _Event:
         """Return the next input or answer; None at the end of both. Raises what a task raised: who waits for it would wait for ever."""
         while self._unanswered or not self._ended:
-            if not self._unanswered and not self._reading:
-                event: _Event | Exception = await self._read()
-            else:
-                if not (self._ended or self._reading) and self._unanswered < STREAM_WINDOW:
-                    self._reading = True
-                    self._run(self._read())
-                event = await self._ready.get()
+            event = await self._events.get()
             if isinstance(event, Exception):
                 raise event
-            if isinstance(event, _Response):
-                self._unanswered -= 1
-                return event
-            self._reading = False
             if event is not None:
                 return event
             self._ended = True
         return None
 
-    def start(self, answering: Coroutine[Any, Any, _Response]) -> None:
-        """Have an input answered beside what is read."""
-        self._unanswered += 1
-        self._run(answering)
+    def answered(self) -> None:
+        """Make room for another input."""
+        self._unanswered -= 1
+        self._room.release()
+
+    def run(self, work: Callable[[], Awaitable[_Event]]) -> None:
+        """Do something beside the others; what it returns comes from :meth:`next`."""
+        self._tasks.add(task := asyncio.create_task(self._done(work)))
+        task.add_done_callback(self._tasks.discard)
 
     def cancel(self) -> None:
         """End everything that is under way."""
         for task in self._tasks:
             task.cancel()
 
-    def _run(self, work: Coroutine[Any, Any, _Event]) -> None:
-        self._tasks.add(task := asyncio.create_task(self._done(work)))
-        task.add_done_callback(self._tasks.discard)
+    async def _read_all(self) -> None:
+        await self._room.acquire()
+        while (request := await self._read()) is not None:
+            self._unanswered += 1
+            self._events.put_nowait(request)
+            await self._room.acquire()
 
-    async def _done(self, work: Coroutine[Any, Any, _Event]) -> None:
+    async def _done(self, work: Callable[[], Awaitable[_Event]]) -> None:
         try:
-            event: _Event | Exception = await work
+            event: _Event | Exception = await work()
         except Exception as exc:  # noqa: BLE001 - it is raised where the events are read
             event = exc
-        self._ready.put_nowait(event)
+        self._events.put_nowait(event)
