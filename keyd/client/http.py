@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,10 +136,10 @@ class _Signing:
         """Return the signature base for the active version of a key."""
         if info.http_algorithm not in ALGORITHMS:
             raise ValueError(f"key {info.name!r}: http_message_signatures does not know {info.http_algorithm!r}; update it")
-        self._signer = HTTPMessageSigner(signature_algorithm=ALGORITHMS[info.http_algorithm])
+        signer = HTTPMessageSigner(signature_algorithm=ALGORITHMS[info.http_algorithm])
         active = active_version(info)
         created = int(self._options.get("clock", time.time)())
-        self._prepared = self._signer.prepare(
+        self._prepared = signer.prepare(
             self._message,
             key_id=active.thumbprint if self._options.get("thumbprint", False) else active.kid,
             created=datetime.fromtimestamp(created, UTC),
@@ -154,8 +155,10 @@ class _Signing:
 
     def fields(self, raw: bytes) -> dict[str, str]:
         """Return the fields to set, once the base that was built last is signed."""
-        self._signer.apply(self._message, self._prepared, raw)
-        return overlaid(self._added, {name: self._message.headers[name] for name in ("Signature-Input", "Signature")})
+        # Not by the signer's apply(): it builds the base once more, to see whether somebody changed the message meanwhile. Nobody has it.
+        label, value = self._prepared.label, base64.b64encode(raw).decode()
+        signature = {"Signature-Input": f"{label}={self._prepared.signature_params}", "Signature": f"{label}=:{value}:"}
+        return overlaid(self._added, signature)
 
 
 def _covered(message: _Message, components: Sequence[str] | None, *, has_body: bool) -> tuple[str, ...]:
