@@ -11,6 +11,7 @@ from keyd.cli import (
     audit,
     backend,
     backup,
+    bench,
     completion,
     config,
     directory,
@@ -86,6 +87,7 @@ cli.add_command(sign.jwt)
 cli.add_command(jwks.jwks)
 cli.add_command(directory.directory)
 cli.add_command(request.request)
+cli.add_command(bench.bench)
 cli.add_command(config.config)
 cli.add_command(policy.policy)
 cli.add_command(completion.completion)

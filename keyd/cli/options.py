@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from keyd.client import AdminClient, Client
+    from keyd.client import AdminClient, AsyncClient, Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")
@@ -67,7 +67,13 @@ class Connection:
 
         return self._open(AdminClient)
 
-    def _open(self, client_class: Callable[..., C]) -> C:
+    def async_client(self, *, retries: int) -> AsyncClient:
+        """Open the agents' client for asyncio, as :meth:`client`."""
+        from keyd.client import AsyncClient
+
+        return self._open(AsyncClient, retries=retries)
+
+    def _open(self, client_class: Callable[..., C], **more: object) -> C:
         from keyd.client import TlsFiles
         from keyd.client.address import default_address, is_unix
 
@@ -76,7 +82,7 @@ class Connection:
         try:
             # The environment may name the files for another address.
             tls = None if is_unix(address) else TlsFiles.from_options(self.certificate, self.private_key, self.ca)
-            return client_class(address, tls=tls, **given)
+            return client_class(address, tls=tls, **given, **more)
         except ValueError as exc:
             raise click.UsageError(str(exc)) from None
 

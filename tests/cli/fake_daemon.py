@@ -263,10 +263,11 @@ class FakeDaemon(
         )
 
     def SignBatch(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        return pb.SignBatchResponse(results=[pb.SignResult(response=self.Sign(each, context)) for each in request.requests])
 
     def SignStream(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
+        for each in request:
+            yield pb.SignStreamResponse(id=each.id, result=pb.SignResult(response=self.Sign(each.request, context)))
 
     def WatchKeys(self, request: Any, context: Any) -> Any:
         raise NotImplementedError

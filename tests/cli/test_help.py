@@ -30,7 +30,7 @@ COMMANDS = dict(_commands(cli))
 
 def test_the_commands_are_those_promised() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
-        *("", "serve", "demo", "sign", "jwt", "jwks", "request", "completion", "config", "config check", "config show"),
+        *("", "serve", "demo", "sign", "jwt", "jwks", "request", "bench", "completion", "config", "config check", "config show"),
         *("key", "key create", "key list", "key show", "key rotate", "key import", "key disable", "key enable"),
         *(
             "key compromise",
