@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: the keyd that is tested is the one that is installed
 
-from benchmarks import figures, load, report
+from benchmarks import compare, figures, load, profile, report
 from benchmarks.figures import Entry, Outcome, Table
 from benchmarks.goals import workers
 from benchmarks.load import Load, Target
@@ -173,3 +173,57 @@ def test_every_goal_has_its_module() -> None:
     there = {path.stem for path in (Path(load.__file__).parent / "goals").glob("[a-z]*.py")}
     assert there == set(GOALS.values())
     assert set(QUICK) < set(GOALS)
+
+
+RAW = """\
+thread (1): MainThread;_run_once (asyncio/base_events.py:1922);sign (keyd/service/signing.py:9);sign_with (backends/encoding.py:7);0x7f (cryptography/_rust.abi3.so) 30
+thread (1): MainThread;_run_once (asyncio/base_events.py:1922);_from_server (keyd/service/gate/relay.py:178);send (libc.so.6) 20
+thread (1): MainThread;_run_once (asyncio/base_events.py:1922);parse (keyd/core/signature_base.py:12) 40
+thread (1): MainThread;<module> (keyd/__main__.py:6);_run_once (asyncio/base_events.py:1922) 6
+thread (3): pool;some_native (libother.so) 4
+thread (1): MainThread;select (selectors.py:468);epoll_wait (libc.so.6) 900
+thread (2): keyd-audit_0;sync (keyd/core/audit/trail_file.py:126);os_fdatasync (libpython3.11.so.1.0);fdatasync (libc.so.6) 900
+thread (2): pool;_worker (concurrent/futures/thread.py:81);PyThread_acquire_lock_timed (libpython3.11.so.1.0);0x7f (libc.so.6);0x7e (libc.so.6) 900
+this is no sample
+"""
+
+
+def test_threads_that_wait_are_not_at_work() -> None:
+    samples = profile.parse(RAW)
+    assert [count for _, count in samples] == [30, 20, 40, 6, 4]
+
+
+def test_a_sample_counts_for_what_is_innermost_in_keyd() -> None:
+    assert [profile.area(stack) for stack, _ in profile.parse(RAW)] == [
+        "Ed25519 (cryptography)",
+        "gate",
+        "reading what is to be signed",
+        "event loop",
+        "anything else",
+    ]
+
+
+def test_python_and_native_are_told_apart() -> None:
+    assert [profile.is_python(stack) for stack, _ in profile.parse(RAW)] == [False, False, True, True, False]
+    rows = {row[0]: list(row[1:]) for row in profile.summary(profile.parse(RAW)).rows}
+    assert rows["reading what is to be signed"] == ["40%", "40%", "0%"]
+    assert rows["gate"] == ["20%", "0%", "20%"]
+    assert rows["all of it"] == ["100 samples", "46%", "54%"]
+
+
+def test_native_time_is_that_of_the_function_above_it() -> None:
+    rows = [list(row) for row in profile.hottest(profile.parse(RAW), most=2).rows]
+    assert rows == [["`parse (keyd/core/signature_base.py)`", "40.0%"], ["`sign_with (backends/encoding.py)`", "30.0%"]]
+
+
+def test_nothing_to_sum_up() -> None:
+    assert profile.parse("") == []
+    assert profile.summary([]).rows[-1][1] == "0 samples"
+
+
+def test_two_commits_are_compared_round_by_round() -> None:
+    base = [{"cpu": 100.0, "gone": 1.0}, {"cpu": 400.0, "gone": 1.0}, {"cpu": 100.0, "gone": 1.0}]
+    here = [{"cpu": 50.0, "new": 1.0}, {"cpu": 200.0}, {"cpu": 80.0}]
+    table = compare.table(base, here, "abc")
+    assert [list(row) for row in table.rows] == [["cpu", "100", "80.0", "0.50"]]
+    assert table.columns[1:3] == ("abc", "this tree")
