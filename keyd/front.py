@@ -90,6 +90,8 @@ class Front:
             ProcessError: a socket cannot be bound, or given to whom it is for.
         """
         server, limits = self._config.server, self._config.connections
+        for behind in self._servers():
+            stack.callback(behind.close)
         for each in self._gated:
             stack.callback(each.private.close)
             each.private.bind(each.server.listen)

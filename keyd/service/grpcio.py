@@ -100,6 +100,9 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(drain)
 
+    def close(self) -> None:
+        """Let go of what it listens on: grpcio does when it has stopped, or is forgotten."""
+
 
 def _reflection(names: list[str]) -> list[grpc.GenericRpcHandler]:
     """Serve reflection as v1, which clients ask for first, and as v1alpha, which is all that grpcio-reflection has: the same on the wire.

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """One server on one socket. Use it in this order: :meth:`listen`, :meth:`start`, :meth:`report` as often as needed, :meth:`stop`."""
+    """One server on one socket. Use it in this order: :meth:`listen`, :meth:`start`, :meth:`report` as often as needed, :meth:`stop`, :meth:`close`."""
 
     def listen(self, address: str) -> None:
         """Bind one address, such as ``unix:/run/keyd/keyd.sock``, and listen. Raises RuntimeError or OSError when it cannot be bound."""
@@ -20,3 +20,6 @@ class Transport(Protocol):
 
     async def stop(self, drain: float) -> None:
         """Take no new calls, give those under way ``drain`` seconds, then cancel them."""
+
+    def close(self) -> None:
+        """Let go of what it listens on, whether it was started or not."""

@@ -359,7 +359,8 @@ class TestThePrivateSocket:
         with daemon.client() as client:
             client.jwks()
             names = re.findall(r"@(keyd-[0-9a-f]{32})", Path("/proc/net/unix").read_text())
-            assert names, "the name of the relay's end is there for everybody to see"
+            # The name of the relay's end is there for everybody to see; over http2 it has none.
+            assert names or os.environ.get("KEYD_TEST_TRANSPORT") == "http2"
             command = [*before, sys.executable, "-c", INTRUDER, str(daemon.process.pid), *(names if "--net" in before else [])]
             done = subprocess.run(command, capture_output=True, text=True, timeout=30)
         assert not done.stderr

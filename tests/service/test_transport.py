@@ -118,6 +118,7 @@ async def serving(transport: str, *, caller: bool = True, quota: Quota | None = 
         yield served
     finally:
         await served.server.stop(0)
+        served.server.close()
         shutil.rmtree(directory)
 
 
@@ -473,6 +474,7 @@ class TestWhoCalls:
         await server.start()
         yield SimpleNamespace(private=private, service=service, directory=directory)
         await server.stop(0)
+        server.close()
         private.close()
         os.rmdir(directory)  # noqa: PTH106 - nothing is left in it
 

@@ -10,6 +10,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
+from keyd.service.gate.farewell import GOAWAY, Frames
 from keyd.service.gate.records import TlsSocket
 
 #: More than a TLS record.
@@ -34,6 +35,7 @@ class Pipe:
         self._up: _Flow | None = None
         self._down: _Flow | None = None
         self._server: socket.socket | None = None
+        self._part_after: float | None = None
         self._closed = False
 
     def start(self, server: socket.socket) -> None:
@@ -41,6 +43,9 @@ class Pipe:
         self._server = server
         self._up = _Flow(self._loop, self._caller, server, self._caller_ended, self.close)
         self._down = _Flow(self._loop, server, self._caller, self._server_ended, self.close, _STALLED)
+        if self._part_after is not None:
+            self._down.frames = Frames()
+            self._timers.append(self._loop.call_later(self._part_after, self._down.part))
         self._down.watch()
         self._up.watch()
         self._up.read()  # what came with the handshake
@@ -49,6 +54,10 @@ class Pipe:
         """Close the connection when so many seconds have passed."""
         if not self._closed:
             self._timers.append(self._loop.call_later(max(0.0, seconds), self.close))
+
+    def part_after(self, seconds: float) -> None:
+        """Send the caller away when so many seconds have passed, without an end to its calls. Before :meth:`start`."""
+        self._part_after = seconds
 
     def hold_back(self, seconds: float) -> None:
         """Read nothing from the caller for so long. What it sends waits in the kernel, at last in its own."""
@@ -131,6 +140,17 @@ class _Flow:
         self._rest = b""
         self._held = False
         self._ended = False
+        self._parts = False
+        #: Set if this direction is to be parted from.
+        self.frames: Frames | None = None
+
+    def part(self) -> None:
+        """Say goodbye to the sink, as soon as that does not come within a frame."""
+        if self.frames is None or self._rest or not self.frames.between:
+            self._parts = True
+            return
+        self._parts = False
+        self._write(memoryview(GOAWAY))
 
     def watch(self) -> None:
         """Read when there is something to read, and nothing against it."""
@@ -162,8 +182,12 @@ class _Flow:
             self._on_end()
 
     def _write(self, data: memoryview) -> None:
+        if self.frames is not None:
+            self.frames.follow(data)
         sent = self._send(data)
-        if 0 <= sent < len(data):
+        if self._parts and sent == len(data):
+            self.part()
+        elif 0 <= sent < len(data):
             self._rest = bytes(data[sent:])
             self._loop.remove_reader(self._source.fileno())
             self._loop.add_writer(self._sink.fileno(), self._flush)
@@ -191,6 +215,8 @@ class _Flow:
         else:
             self.stop_waiting()
             self._loop.remove_writer(self._sink.fileno())
+            if self._parts:
+                self.part()
             self.watch()
 
     def _send(self, data: memoryview | bytes) -> int:

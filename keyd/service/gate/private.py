@@ -38,10 +38,12 @@ class Link:
 
     Attributes:
         socket: connected and not blocking.
+        ends_by_age: the server sends away who is connected for too long; otherwise the gate has to.
     """
 
-    def __init__(self, link: socket.socket, forget: Callable[[], object]) -> None:
+    def __init__(self, link: socket.socket, forget: Callable[[], object], *, ends_by_age: bool = True) -> None:
         self.socket = link
+        self.ends_by_age = ends_by_age
         self._forget = forget
 
     def close(self) -> None:
@@ -108,7 +110,7 @@ class PrivateSocket:
         name = _PREFIX + address.packed.hex()
         peer = str(address) if self._proxied else f"unix-abstract:{name}"  # as the server writes it
         self._callers[peer] = caller
-        result = Link(link, lambda: self._callers.pop(peer, None))
+        result = Link(link, lambda: self._callers.pop(peer, None), ends_by_age=not self._proxied)
         try:
             if not self._proxied:
                 link.bind(f"\0{name}")

@@ -240,6 +240,8 @@ class TcpListener:
         self._pipes.add(pipe)
         age = self._limits.max_connection_age * _AGE_FACTOR + _AGE_GRACE
         pipe.close_after(min(seconds, age))
+        if not link.ends_by_age:
+            pipe.part_after(self._limits.max_connection_age)
         pipe.start(link.socket)
 
 

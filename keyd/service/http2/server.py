@@ -87,6 +87,9 @@ class Http2Server:
                 await asyncio.wait_for(asyncio.shield(self._serving), drain)
             self._application.cancel()
             await self._serving
+
+    def close(self) -> None:
+        """Let go of what it listens on, whether it was started or not."""
         while self._listeners:
             self._listeners.pop().close()
 
