@@ -64,6 +64,8 @@ class Capabilities:
     min_message: Mapping[Algorithm, int] = field(default_factory=dict)
     #: True when the store destroys the versions of a key oldest first; then destroying another raises DestructionPendingError.
     ordered_destruction: bool = False
+    #: True when the keys live in the process that made them: no other process can sign with them, so keyd runs with one.
+    one_process: bool = False
 
 
 @dataclass(frozen=True, slots=True)

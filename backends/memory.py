@@ -37,7 +37,10 @@ class MemoryBackend:
 
     Config: ClassVar[type[BaseModel]] = MemoryConfig
     capabilities = Capabilities(
-        algorithms=frozenset(Algorithm), in_process=True, inline=frozenset({Algorithm.ED25519, Algorithm.ES256})
+        algorithms=frozenset(Algorithm),
+        in_process=True,
+        inline=frozenset({Algorithm.ED25519, Algorithm.ES256}),
+        one_process=True,
     )
 
     def __init__(self) -> None:

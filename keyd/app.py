@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
-import resource
 import signal
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
@@ -48,12 +47,12 @@ from keyd.core.store import SqlStore
 from keyd.externaljwt.v1 import api_pb2 as externaljwt_pb2
 from keyd.fleet import Fleet
 from keyd.front import Front
+from keyd.places import raise_descriptor_limit, reserve, take_state, unix_ways
 from keyd.service import directory as http_directory
 from keyd.service import documents as http_documents
 from keyd.service.admission import admitted
 from keyd.service.audit import AuditService
 from keyd.service.backends import BackendService
-from keyd.service.gate import listener
 from keyd.service.gate.tcp import TcpListeners
 from keyd.service.http import PATH as JWKS_PATH
 from keyd.service.http import application, jwk_set
@@ -65,6 +64,10 @@ from keyd.service.metrics import CountedAudit, Metrics
 from keyd.service.operators import for_operators
 from keyd.service.sessions import SessionAdminService, SessionService
 from keyd.service.signing import SigningService
+from keyd.team.figures import figures_of_all
+from keyd.team.heads import HeadsOfAll
+from keyd.team.member import Member
+from keyd.team.sessions import SessionsOfAll
 from keyd.v1 import audit_service_pb2, backend_service_pb2, key_service_pb2, session_service_pb2, signing_service_pb2
 
 _SIGNING = signing_service_pb2.DESCRIPTOR.services_by_name["SigningService"]
@@ -137,10 +140,15 @@ def run(config_path: Path | None) -> int:
     process.take_service_manager()
     for shortcoming in process.harden():
         _log.warning("not hardened", what=shortcoming)
+    return finish(_run(config, config_path))
+
+
+def finish(work: Coroutine[Any, Any, None]) -> int:
+    """Run a daemon, or a worker of one, to its end. Returns the exit code, as :func:`run` does."""
     code = 0
     try:
         with process.runner() as runner:
-            runner.run(_run(config, config_path))
+            runner.run(work)
     except (BackendError, KeydError, plugins.PluginError, process.ProcessError, OSError, RuntimeError) as exc:
         _log.error("cannot start", error=str(exc))
         code = 8 if isinstance(exc, BackendConfigError | plugins.PluginError) else 1
@@ -155,13 +163,8 @@ async def _run(config: Config, config_path: Path | None) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     async with AsyncExitStack() as stack:
-        # What is there when it has started stays. To look through it for garbage, again and again while it becomes more, takes a third of
-        # the start with many keys, and later some 50 ms each time, in which nobody's call goes on.
-        gc.disable()
-        daemon = await start(config, stack)
-        gc.collect()
-        gc.freeze()
-        gc.enable()
+        with settling():
+            daemon = await start(config, stack)
         process.notify("READY=1")
         while not stop.is_set():
             await _first(stop, reload)
@@ -173,25 +176,50 @@ async def _run(config: Config, config_path: Path | None) -> None:
     _log.info("stopped")
 
 
-async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = None) -> Daemon:
-    """Start every part; ``stack`` closes them in reverse order. With ``clock``, that is the time, and nobody asks if it is right."""
+@contextmanager
+def settling() -> Iterator[None]:
+    """Keep what is made within out of the search for garbage: it stays.
+
+    To look through it again and again while it becomes more takes a third of the start with many keys, and later some 50 ms each time, in
+    which nobody's call goes on.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.collect()
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
+async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = None, team: Member | None = None) -> Daemon:
+    """Start every part; ``stack`` closes them in reverse order.
+
+    Args:
+        config: what :meth:`keyd.team.member.Member.own` returns, where there are other workers.
+        stack: closes what was started.
+        clock: that is the time, and nobody asks if it is right.
+        team: the other workers. Whoever supervises them holds the lock of the state directory, and listens on the public addresses.
+    """
     server = config.server
     cluster = config.kubernetes.to_rules(config.jwks.max_age) if config.kubernetes is not None else None
-    _make_directory(server.state_dir)
-    stack.enter_context(process.lock_file(server.state_dir / "lock"))
-    _raise_descriptor_limit()
-    kubernetes = [] if config.kubernetes is None else [config.kubernetes.socket]
-    for path in [server.socket, *kubernetes, *(own.path for own in config.sockets.values())]:
-        if not str(path).startswith("@"):
-            stack.enter_context(listener.reserved(path))
+    if team is None:
+        take_state(server.state_dir, stack)
+    raise_descriptor_limit()
+    own_sockets = config.sockets.keys() if team is None else team.share_of(config.sockets)
+    public = [path for path, _ in unix_ways(config).values()] if team is None else []
+    reserve([*public, *(config.sockets[name].path for name in own_sockets)], stack)
     runners = _open_backends(config, stack)
-    store = await _open_store(config, runners, stack)
-    fleet = Fleet(store, config.store.conninfo() if store.shared else None, clock)
+    store = await _open_store(config, runners, stack, team)
+    conninfo = config.store.conninfo() if config.store.url is not None else None
+    fleet = Fleet(store, conninfo, clock, None if team is None else team.plans)
     await fleet.tell_time(stack)
     keyring = Keyring(store, runners, fleet.clock, served_max_age=config.jwks.max_age)
+    revocations = Revocations(fleet.clock, store)
+    if team is not None:
+        await team.join(keyring, revocations)
     await keyring.start()
     fleet.keep_time(keyring)
-    revocations = Revocations(fleet.clock, store)
     kept = await audit.start(config, keyring, store, fleet.clock, stack)
 
     metrics = Metrics()
@@ -227,6 +255,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     )
     daemon.apply(config)
     types = {name: section.type for name, section in config.backends.items()}
+    audit_service = AuditService(kept)
+    session_admin = SessionAdminService(sessions, revocations, fleet.clock, publication)
     services = _services(
         guard,
         agents={
@@ -236,8 +266,8 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
         operators={
             _KEYS: KeyService(keyring, daemon.defaults, guard, rotator),
             _BACKENDS: BackendService(keyring, monitor, types),
-            _AUDIT: AuditService(kept),
-            _SESSION_ADMIN: SessionAdminService(sessions, revocations, fleet.clock, publication),
+            _AUDIT: audit_service if team is None else HeadsOfAll(audit_service, team),
+            _SESSION_ADMIN: session_admin if team is None else SessionsOfAll(session_admin, team),
         },
     )
 
@@ -254,18 +284,23 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
             lambda: (keyring.snapshot, publication.rules, revocations.state, directories.generation),
             fleet.clock,
         )
-        http_server = HttpServer(app, config.http.host, config.http.port, ready)
+        listening = None if team is None else team.http
+        http_server = HttpServer(app, config.http.host, config.http.port, listening, ready=ready)
         await http_server.start()
         stack.push_async_callback(http_server.stop)
         daemon.http = http_server
     if config.metrics.address is not None:
-        metrics_server = HttpServer(metrics.application(), *config.metrics.address)
+        figures = metrics.application() if team is None else figures_of_all(metrics.registry, team)
+        metrics_server = HttpServer(figures, *config.metrics.address, None if team is None else team.metrics)
         await metrics_server.start()
         stack.push_async_callback(metrics_server.stop)
         daemon.metrics_port = metrics_server.port
     of_cluster = {} if accounts is None else {_KUBERNETES: ExternalJwtSigner(accounts, keyring, signer, guard)}
-    front = Front(services, config, _services(guard, agents=of_cluster, operators={}))
-    await front.start(stack)
+    front = Front(services, config, _services(guard, agents=of_cluster, operators={}), own_sockets)
+    if team is None:
+        await front.start(stack)
+    else:
+        team.entrance = await front.start_behind(team.left, stack)
     daemon.tcp = front.tcp
     for name, runner in runners.items():
         if runner.backend.capabilities.in_process:
@@ -276,15 +311,23 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     for work in loops:
         stack.callback(asyncio.create_task(work).cancel)
     stack.push_async_callback(monitor.withdraw)
+    _tell(daemon, alone=team is None)
+    return daemon
+
+
+def _tell(daemon: Daemon, *, alone: bool) -> None:
+    keys, config = len(daemon.keyring.snapshot.keys), daemon.config
+    if not alone:
+        _log.info("worker serves", keys=keys)
+        return
     _log.info(
         "serving",
-        socket=str(server.socket),
+        socket=str(config.server.socket),
         kubernetes=str(config.kubernetes.socket) if config.kubernetes else None,
         jwks=f"http://{config.http.host}:{daemon.http_port}/.well-known/jwks.json" if daemon.http_port else None,
         metrics=f"http://{config.metrics.address[0]}:{daemon.metrics_port}/metrics" if config.metrics.address else None,
-        keys=len(keyring.snapshot.keys),
+        keys=keys,
     )
-    return daemon
 
 
 def _services(
@@ -305,10 +348,13 @@ def _open_backends(config: Config, stack: AsyncExitStack) -> dict[str, BackendRu
     return runners
 
 
-async def _open_store(config: Config, runners: Mapping[str, BackendRunner], stack: AsyncExitStack) -> SqlStore:
+async def _open_store(
+    config: Config, runners: Mapping[str, BackendRunner], stack: AsyncExitStack, team: Member | None
+) -> SqlStore:
     section = config.store
     if section.url is None:
-        store = SqlStore(config.server.state_dir / "keyd.db")
+        path = config.server.state_dir / "keyd.db"
+        store = SqlStore(path) if team is None else team.open_store(path)
         stack.callback(store.close)
         return store
     store = await asyncio.to_thread(SqlStore.on_postgres, section.conninfo(), replica_name=section.replica)
@@ -337,17 +383,6 @@ def _defaults(config: Config) -> Defaults:
         kid_format=defaults.kid_format,
         lifecycle=defaults.lifecycle,
     )
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow as many connections as the system does: each one takes four descriptors."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _make_directory(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _reload(daemon: Daemon, config_path: Path | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from backends.api import Backend, Exportable
 from keyd import __version__, plugins, process
 from keyd.config import BackendConfig, Config
+from keyd.config.workers import trail_directories
 from keyd.core import jwk
 from keyd.core.audit import files
 from keyd.core.audit.record import timestamp
@@ -173,7 +174,9 @@ def _memory(config: Config, since: str, trails: Collection[Path]) -> Memory | No
     # The record of a call has the time at which it began. One that went on while the backup was made is not in it.
     begin = timestamp(datetime.fromisoformat(since).timestamp() - _LONGEST_CALL)
     try:
-        found = files.in_directory(own) if own is not None and own.exists() else []
+        found: list[Path] = []
+        for mine in trail_directories(own).values() if own is not None and own.exists() else ():
+            found += files.in_directory(mine)
         for directory in trails:
             others = files.in_directory(directory)
             if not others:

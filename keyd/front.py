@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +14,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 from keyd.config import Config
 from keyd.core.principal import Principal
 from keyd.core.runner import THREAD_PREFIX
+from keyd.places import unix_ways
 from keyd.process import ProcessError
 from keyd.service.bounds import Bounds
 from keyd.service.call import Caller
+from keyd.service.gate.entrance import KUBERNETES, MAIN, Entrance
 from keyd.service.gate.limits import Quota
 from keyd.service.gate.listener import Access, bound_by, listening
 from keyd.service.gate.private import PrivateSocket
@@ -30,6 +32,7 @@ from keyd.service.transport import Transport
 class _Gated:
     """A public socket, and the server behind its gate."""
 
+    way: str
     path: Path
     access: Access
     private: PrivateSocket
@@ -50,8 +53,9 @@ class Front:
         services: Mapping[ServiceDescriptor, object],
         config: Config,
         kubernetes: Mapping[ServiceDescriptor, object] | None = None,
+        own_sockets: Collection[str] | None = None,
     ) -> None:
-        """``kubernetes`` are the services of the socket for kube-apiserver, and of no other."""
+        """``kubernetes`` are the services of the socket for kube-apiserver, and of no other; ``own_sockets`` those of [sockets] to serve."""
         self._config = config
         limits, server = config.connections, config.server
         bounds = Bounds(
@@ -69,16 +73,19 @@ class Front:
         self.tcp = TcpListeners(self.private.connect, self.connections)
         serve = _transport(server.transport)
         main = serve(services, self.private.caller, replace(bounds, max_age=min(ages, default=None)), calls, proxied=proxied)
-        access = Access(int(server.socket_mode, 8), server.socket_owner, server.socket_group)
-        self._gated = [_Gated(server.socket, access, self.private, main)]
-        if config.kubernetes is not None and kubernetes is not None:
-            section, private = config.kubernetes, PrivateSocket(server.state_dir)
-            access = Access(int(section.socket_mode, 8), section.socket_owner, section.socket_group)
-            self._gated.append(_Gated(section.socket, access, private, GrpcServer(kubernetes, private.caller, bounds, calls)))
+        ways = unix_ways(config)
+        self._gated = [_Gated(MAIN, *ways[MAIN], self.private, main)]
+        if KUBERNETES in ways and kubernetes is not None:
+            private = PrivateSocket(server.state_dir)
+            self._gated.append(
+                _Gated(KUBERNETES, *ways[KUBERNETES], private, GrpcServer(kubernetes, private.caller, bounds, calls))
+            )
         # No gate counts these, so the server does: one socket must not take all descriptors of the process.
         own = replace(bounds, max_connections=limits.max_per_caller)
         self._own: dict[str, Transport] = {
-            name: serve(services, partial(_only, Caller(Principal(socket=name))), own, calls) for name in config.sockets
+            name: serve(services, partial(_only, Caller(Principal(socket=name))), own, calls)
+            for name in config.sockets
+            if own_sockets is None or name in own_sockets
         }
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -89,36 +96,64 @@ class Front:
         Raises:
             ProcessError: a socket cannot be bound, or given to whom it is for.
         """
-        server, limits = self._config.server, self._config.connections
-        for behind in self._servers():
-            stack.callback(behind.close)
-        for each in self._gated:
-            stack.callback(each.private.close)
-            each.private.bind(each.server.listen)
-        for name, own in self._config.sockets.items():
-            access = Access(int(own.mode, 8), own.owner, own.group)
-            stack.enter_context(bound_by(self._own[name].listen, own.path, access))
-        gates = []
-        for each in self._gated:
-            gate = UnixGate(
-                stack.enter_context(listening(each.path, each.access)),
-                each.private,
-                self.connections,
-                handshake_timeout=limits.handshake_timeout,
-                thread_prefix=f"{THREAD_PREFIX}gate",
-            )
-            stack.push_async_callback(gate.close)
-            gates.append(gate)
+        self._bind(stack)
+        gates = [self._gate(each, stack) for each in self._gated]
         stack.push_async_callback(self.tcp.close)
         self.tcp.open(self._config.tcp)
-        for behind in self._servers():
-            await behind.start()
-        stack.push_async_callback(self._drain, server.drain_timeout)
+        await self._serve(stack)
         for gate in gates:
             gate.start()
             stack.callback(gate.stop)
         self.tcp.start()
         stack.push_async_callback(self.tcp.stop_accepting)
+
+    async def start_behind(self, left: Callable[[int], None], stack: AsyncExitStack) -> Entrance:
+        """Serve as :meth:`start` does, the connections that another process accepts.
+
+        Args:
+            left: called with the number of each connection over a Unix socket that is over.
+            stack: as there.
+
+        Raises:
+            ProcessError: as there.
+        """
+        self._bind(stack)
+        servers = {each.way: each.private for each in self._gated}
+        entrance = Entrance(servers, self.tcp, self._config.connections.handshake_timeout, left)
+        stack.callback(entrance.close)
+        stack.push_async_callback(self.tcp.close)
+        self.tcp.open(self._config.tcp, bind=False)
+        await self._serve(stack)
+        self.tcp.start()
+        stack.push_async_callback(self.tcp.stop_accepting)
+        stack.callback(entrance.stop)
+        return entrance
+
+    def _bind(self, stack: AsyncExitStack) -> None:
+        for behind in self._servers():
+            stack.callback(behind.close)
+        for each in self._gated:
+            stack.callback(each.private.close)
+            each.private.bind(each.server.listen)
+        for name, server in self._own.items():
+            own = self._config.sockets[name]
+            stack.enter_context(bound_by(server.listen, own.path, Access(int(own.mode, 8), own.owner, own.group)))
+
+    def _gate(self, gated: _Gated, stack: AsyncExitStack) -> UnixGate:
+        gate = UnixGate(
+            stack.enter_context(listening(gated.path, gated.access)),
+            gated.private,
+            self.connections,
+            handshake_timeout=self._config.connections.handshake_timeout,
+            thread_prefix=f"{THREAD_PREFIX}gate",
+        )
+        stack.push_async_callback(gate.close)
+        return gate
+
+    async def _serve(self, stack: AsyncExitStack) -> None:
+        for server in self._servers():
+            await server.start()
+        stack.push_async_callback(self._drain, self._config.server.drain_timeout)
 
     async def _drain(self, seconds: float) -> None:
         await asyncio.gather(*(each.stop(seconds) for each in self._servers()))

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import resource
+import signal
 import socket
 import stat
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 #: Longest path of a Unix socket in bytes: ``sun_path`` has 108, one for the final zero (unix(7)).
 SOCKET_PATH_MAX = 107
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _PROBE_TIMEOUT = 1.0  # seconds
@@ -68,6 +70,18 @@ def harden() -> list[str]:
     return failed
 
 
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process as soon as the one that started it has ended, and end at once if that is so already.
+
+    Args:
+        parent: pid of who started it.
+    """
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _prctl(option: int, value: int, failure: str) -> list[str]:
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -81,10 +95,10 @@ def _prctl(option: int, value: int, failure: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def lock_file(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on this file, which then has our pid; made, with its directory, when missing.
+def lock_file(path: Path) -> Iterator[int]:
+    """Hold an exclusive lock on this file, which then has our pid; made, with its directory, when missing. Gives the descriptor.
 
-    The kernel releases the lock when the process ends, however it ends. The file stays: removing it would let two
+    The kernel releases the lock when the process ends, however it ends, and every other that the descriptor was passed to. The file stays: removing it would let two
     processes lock two files of one name.
 
     Raises:
@@ -102,7 +116,7 @@ def lock_file(path: Path) -> Iterator[None]:
         _lock(fd, path)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        yield
+        yield fd
         os.ftruncate(fd, 0)
     finally:
         os.close(fd)

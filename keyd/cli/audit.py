@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyd.cli import output
+from keyd.cli.audit_known import Known, ask, number_of, read_json
+from keyd.cli.audit_trails import followed, merged
 from keyd.cli.audit_view import one_line, report_lines
 from keyd.cli.command import Group
 from keyd.cli.errors import printable
@@ -22,7 +24,7 @@ from keyd.cli.options import DURATION, Connection, config_option, daemon_options
 if TYPE_CHECKING:
     from keyd.config import Config
     from keyd.core.audit.record import Record
-    from keyd.core.audit.verify import Expected, Keys, Report
+    from keyd.core.audit.verify import Report
     from keyd.core.store.offline import AuditFacts
 
 _BIG = 32 * 1024 * 1024
@@ -80,28 +82,33 @@ def verify(
 ) -> None:
     """Check the trail, and name the first record that was removed, altered or moved. Exit code 1 if there is one.
 
-    PATH is a directory or files of a trail, copies too. Default: the directory that the configuration names.
+    PATH is a directory or files of a trail, copies too. Default: the directory that the configuration names, with the trail of every worker.
     """
-    known = _Known(_json(key_file) if key_file is not None else None)
-    if live:
-        known.ask(connection)
-    if not paths:
-        config = _config(config_path)
-        paths = (_directory(config),)
-        if database is None and not live:
-            known.read(partial(_configured_facts, config), needed=key_file is None)
-    if database is not None:
-        from keyd.core.store.offline import audit_facts
-
-        known.read(partial(audit_facts, database), needed=True)
-    begins = begins or (1 if any(path.is_dir() for path in paths) else None)
-    report = _verified(paths, known, begins, progress=not as_json)
+    given = read_json(key_file) if key_file is not None else None
+    heads, public_jwks = ask(connection) if live else ({}, "")
+    config = None if paths else _config(config_path)
+    trails = {number_of(paths[0]): paths} if config is None else _trails(config)
+    reports = {}
+    for number, trail in trails.items():
+        known = Known(given)
+        if number in heads:
+            known.take_head(heads[number], public_jwks)
+        elif config is not None and database is None:
+            known.read(partial(_configured_facts, config, number), needed=key_file is None)
+        if database is not None:
+            known.read(partial(_facts_in, database, number), needed=True)
+        first = begins or (1 if any(path.is_dir() for path in trail) else None)
+        reports[number] = _verified(trail, known, first, progress=not as_json), known.notes
+    sound = all(report.sound for report, _ in reports.values())
     if as_json:
-        output.print_json(_document(report))
+        documents = {number: _document(report) for number, (report, _) in reports.items()}
+        several = {"sound": sound, "trails": [{"worker": number, **each} for number, each in documents.items()]}
+        output.print_json(next(iter(documents.values())) if len(documents) == 1 else several)
     else:
-        for line in report_lines(report, known.notes):
-            click.echo(line)
-    ctx.exit(0 if report.sound else 1)
+        for number, (report, notes) in reports.items():
+            for line in report_lines(report, notes):
+                click.echo(line if len(reports) == 1 else f"worker {number}: {line}")
+    ctx.exit(0 if sound else 1)
 
 
 @audit.command(
@@ -119,14 +126,14 @@ def tail(follow: bool, lines: int, path: Path | None, config_path: Path | None, 
     """Show the last records, one line each."""
     from keyd.core.audit import search
 
-    root = path or _directory(_config(config_path))
+    trails = _trails_at(path, config_path)
     with _readable():
-        found = search.last(_files([root]), lines)
-        newest = search.last(_files([root]), 1) if follow and not found else found
-        _show(found, as_json)
+        newest = {number: search.last(_files([root]), max(lines, 1)) for number, root in trails.items()}
+        _show(list(merged(newest))[-lines:] if lines else [], as_json, several=len(trails) > 1)
         if follow:
-            directory = root if root.is_dir() else root.parent
-            _show(search.follow(directory, newest[-1].seq if newest else 0), as_json)
+            ends = {number: records[-1].seq if records else 0 for number, records in newest.items()}
+            directories = {number: root if root.is_dir() else root.parent for number, root in trails.items()}
+            _show(followed(directories, ends), as_json, several=len(trails) > 1)
 
 
 @audit.command(
@@ -173,57 +180,12 @@ def grep(
         _moment(until) if until else None,
     )
     with _readable():
-        found = search.matching(_files([path or _directory(_config(config_path))]), wanted)
-        ctx.exit(0 if _show(found, as_json) else 1)
+        trails = _trails_at(path, config_path)
+        found = merged({number: search.matching(_files([root]), wanted) for number, root in trails.items()})
+        ctx.exit(0 if _show(found, as_json, several=len(trails) > 1) else 1)
 
 
-class _Known:
-    """What others say of a trail."""
-
-    def __init__(self, document: Any) -> None:
-        """``document`` is the key that the caller gave, which none from elsewhere takes the place of."""
-        self.keys: Keys | None = None if document is None else _keys(document)
-        self.compromised: frozenset[str] = frozenset()
-        self.expected: list[Expected] = []
-        self.notes: list[str] = []
-
-    def ask(self, connection: Connection) -> None:
-        from keyd.core.audit.verify import Expected
-
-        with connection.admin() as admin:
-            head = admin.audit_head()
-        if not head.enabled:
-            raise click.ClickException("the daemon keeps no audit trail (audit.enabled = false)")
-        if head.failure:
-            self.notes.append(f"the daemon cannot record at present: {head.failure}")
-        self._take(json.loads(head.public_jwks))
-        self.expected += [Expected(row.seq, row.digest, "the database") for row in head.checkpoints]
-        self.expected.append(Expected(head.seq, head.digest, "the running daemon"))
-
-    def read(self, facts_of: Callable[[], AuditFacts], *, needed: bool) -> None:
-        """Ask a database. ``needed``: nothing else can check signatures, or the caller named it; nothing would be proved."""
-        from keyd.core.audit.verify import Expected
-        from keyd.core.errors import StoreUnavailableError
-
-        try:
-            facts = facts_of()
-        except StoreUnavailableError as exc:
-            if needed:
-                raise click.ClickException(printable(f"{exc}; --key FILE checks the trail without it")) from None
-            self.notes.append(f"{exc}; a cut tail is found with its help only")
-            return
-        self._take(facts.public_jwks)
-        self.expected += [Expected(seq, digest, "the database") for seq, digest in facts.checkpoints]
-
-    def _take(self, jwks: dict[str, Any]) -> None:
-        from keyd.core.audit.checkpoints import compromised_of
-
-        self.compromised |= compromised_of(jwks)
-        if self.keys is None:
-            self.keys = _keys(jwks) if jwks["keys"] else {}  # with no key at all, no checkpoint is good
-
-
-def _verified(paths: tuple[Path, ...], known: _Known, begins: int | None, *, progress: bool) -> Report:
+def _verified(paths: tuple[Path, ...], known: Known, begins: int | None, *, progress: bool) -> Report:
     from keyd.core.audit.verify import Verifier
 
     with _readable():
@@ -260,11 +222,15 @@ def _progress(size: int, *, wanted: bool) -> Iterator[Callable[[int], object]]:
         yield advance
 
 
-def _show(records: Iterable[Record], as_json: bool) -> int:
+def _show(records: Iterable[tuple[int, Record]], as_json: bool, *, several: bool) -> int:
+    """Show records, each with the number of the worker that wrote it where there are ``several``. Returns how many there were."""
     count = 0
-    for record in records:
+    for worker, record in records:
         count += 1
-        click.echo(json.dumps(record.members) if as_json else one_line(record))
+        if as_json:
+            click.echo(json.dumps({"worker": worker, **record.members} if several else record.members))
+        else:
+            click.echo(f"{worker} {one_line(record)}" if several else one_line(record))
     return count
 
 
@@ -294,17 +260,42 @@ def _config(path: Path | None) -> Config:
     return load(find(path))
 
 
-def _configured_facts(config: Config) -> AuditFacts:
-    """Ask the database of the configuration. Raises StoreUnavailableError."""
+def _configured_facts(config: Config, worker: int) -> AuditFacts:
+    """Ask the database of the configuration about the trail of a worker. Raises StoreUnavailableError."""
     from backends.errors import BackendConfigError
-    from keyd.core.store.offline import audit_facts, shared_audit_facts
+    from keyd.config.workers import replica_name
+    from keyd.core.store.offline import shared_audit_facts
 
     if config.store.url is None:
-        return audit_facts(config.server.state_dir / "keyd.db")
+        return _facts_in(config.server.state_dir / "keyd.db", worker)
     try:
-        return shared_audit_facts(config.store.conninfo(), config.store.replica)
+        return shared_audit_facts(config.store.conninfo(), replica_name(config.store.replica, worker))
     except BackendConfigError as exc:
         raise click.ClickException(printable(str(exc))) from None
+
+
+def _facts_in(database: Path, worker: int) -> AuditFacts:
+    from keyd.config.workers import trail_owner
+    from keyd.core.store.offline import audit_facts
+
+    return audit_facts(database, trail_owner(worker))
+
+
+def _trails(config: Config) -> dict[int, tuple[Path, ...]]:
+    """Return the directory of each worker's trail; that of the first also where there is nothing in it."""
+    from keyd.config.workers import trail_directories
+    from keyd.core.audit import files
+
+    with _readable():
+        found = trail_directories(_directory(config))
+        return {number: (path,) for number, path in found.items() if number == 1 or files.in_directory(path)}
+
+
+def _trails_at(path: Path | None, config_path: Path | None) -> dict[int, Path]:
+    """Return where the trails are that are to be read, by the number of their worker."""
+    if path is not None:
+        return {number_of(path): path}
+    return {number: directory for number, (directory,) in _trails(_config(config_path)).items()}
 
 
 def _directory(config: Config) -> Path:
@@ -341,22 +332,6 @@ def _readable() -> Iterator[None]:
         raise click.ClickException(
             printable(f"cannot read {name or 'the trail'}: {getattr(exc, 'strerror', None) or exc}")
         ) from None
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes()[: 1 << 20]) or {}
-    except (OSError, ValueError, RecursionError):
-        raise click.ClickException(f"{printable(str(path))} is not JSON") from None
-
-
-def _keys(document: Any) -> Keys:
-    from keyd.core.audit.checkpoints import keys_of
-
-    try:
-        return keys_of(document)
-    except ValueError as exc:
-        raise click.ClickException(f"the audit key cannot be read: {exc}") from None
 
 
 def _digest(text: str) -> str:

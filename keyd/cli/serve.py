@@ -24,8 +24,8 @@ def serve(ctx: click.Context, config_path: Path | None) -> None:
     from keyd import process
 
     process.prepare_grpc()
-    from keyd.app import run
     from keyd.config import find
+    from keyd.workers.serve import run
 
     ctx.exit(run(find(config_path)))
 

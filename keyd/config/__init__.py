@@ -5,7 +5,7 @@ from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection,
 from keyd.config.issuers import IssuerSection
 from keyd.config.kubernetes import Kubernetes, PreviousKeys
 from keyd.config.listeners import Connections, OwnSocket
-from keyd.config.loader import DEFAULT_PATH, find, load
+from keyd.config.loader import DEFAULT_PATH, find, load, loads, read
 from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
 from keyd.config.policy import policy
 from keyd.config.problems import ConfigError, Problem
@@ -42,6 +42,8 @@ __all__ = [
     "DEFAULT_PATH",
     "find",
     "load",
+    "loads",
+    "read",
     "render",
     "reload_conflicts",
     "policy",

@@ -94,7 +94,11 @@ def load(path: Path | None) -> Config:
     Raises:
         ConfigError: with every problem there is, not just the first.
     """
-    content = _read(path) if path is not None else ""
+    return loads(read(path) if path is not None else "", path)
+
+
+def loads(content: str, path: Path | None) -> Config:
+    """Check and complete a configuration that was read from ``path`` before. Raises as :func:`load`."""
     try:
         data = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
@@ -109,7 +113,8 @@ def load(path: Path | None) -> Config:
         raise ConfigError([Problem("", _TOO_DEEP)], path) from None
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """Return the text of a configuration file. Raises ConfigError when it cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_SIZE + 1)
@@ -164,6 +169,8 @@ class _Loader:
             self._check_names(sections["defaults"], profiles, backends, chosen=chosen)
         if audit is not None and audit.backend is not None:
             self._check_backend(("audit", "backend"), audit.backend, backends)
+        if sections["server"] is not None and sections["server"].workers > 1:
+            self._check_shareable(backends)
         if self._problems or audit is None or None in sections.values():
             raise ConfigError(sorted(self._problems, key=lambda p: (p.line is None, p.line or 0, p.where)), self._path)
         return Config(
@@ -432,6 +439,13 @@ class _Loader:
     def _check_backend(self, where: _Where, name: str, backends: Mapping[str, object]) -> None:
         if name not in backends and backends and self._sound(where, ("defaults", "backend")):
             self._problem(where, f"there is no such backend; there are: {_listed(backends)}", did_you_mean(name, backends))
+
+    def _check_shareable(self, backends: Mapping[str, BackendConfig | None]) -> None:
+        for name, backend in backends.items():
+            declared = None if backend is None else getattr(plugins.load(backend.type), "capabilities", None)
+            if declared is not None and declared.one_process:
+                message = "its keys live in one process, which other workers cannot sign with; set server.workers = 1, or take another type"
+                self._problem(("backends", name, "type"), message)
 
     def _sound(self, *fields: _Where) -> bool:
         """Say whether none of the fields was left out as wrong, with its default in its place."""

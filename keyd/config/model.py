@@ -45,6 +45,7 @@ class Server(Section):
     max_message_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 1048576
     max_concurrent_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     transport: Literal["grpcio", "http2"] = "grpcio"
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
 
     @model_validator(mode="before")
     @classmethod

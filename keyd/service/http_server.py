@@ -32,6 +32,15 @@ class _Config(uvicorn.Config):
     ready: Ready | None = None
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=2048)
+    # Connections inherit it. Without it the body of each answer but the first waits some 40 ms for the head to be acknowledged.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
 class _Connection(H11Protocol):  # h11 refuses a request with two Host lines
     """A connection that ends when its client does not get on: uvicorn waits for a request, or for a reader, for ever."""
 
@@ -105,12 +114,24 @@ class HttpServer:
         ready: answers before it, where it has some.
     """
 
-    def __init__(self, app: Callable[..., Any], host: str, port: int, ready: Ready | None = None) -> None:
-        """Bind the address at once, so that a taken port stops the start; ``ready`` has answers before ``app``. Raises OSError."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=2048)
-        # Connections inherit it. Without it the body of each answer but the first waits some 40 ms for the head to be acknowledged.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        host: str,
+        port: int,
+        listening: socket.socket | None = None,
+        *,
+        ready: Ready | None = None,
+    ) -> None:
+        """Bind the address at once, so that a taken port stops the start; or take a socket that listens there.
+
+        Args:
+            ready: has answers before ``app``.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._socket = listening or listen(host, port)
         config = _Config(
             app,
             http=_Connection,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkeyd/v1/audit_service.proto\x12\x07keyd.v1\"\x10\n\x0eGetHeadRequest\"\xb7\x01\n\x0fGetHeadResponse\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06synced\x18\x04 \x01(\x03\x12\x11\n\tdirectory\x18\x05 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x13\n\x0bpublic_jwks\x18\x07 \x01(\t\x12-\n\x0b\x63heckpoints\x18\x08 \x03(\x0b\x32\x18.keyd.v1.AuditCheckpoint\".\n\x0f\x41uditCheckpoint\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t2L\n\x0c\x41uditService\x12<\n\x07GetHead\x12\x17.keyd.v1.GetHeadRequest\x1a\x18.keyd.v1.GetHeadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkeyd/v1/audit_service.proto\x12\x07keyd.v1\"\x10\n\x0eGetHeadRequest\"\xe1\x01\n\x0fGetHeadResponse\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06synced\x18\x04 \x01(\x03\x12\x11\n\tdirectory\x18\x05 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x13\n\x0bpublic_jwks\x18\x07 \x01(\t\x12-\n\x0b\x63heckpoints\x18\x08 \x03(\x0b\x32\x18.keyd.v1.AuditCheckpoint\x12(\n\x06others\x18\t \x03(\x0b\x32\x18.keyd.v1.GetHeadResponse\".\n\x0f\x41uditCheckpoint\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t2L\n\x0c\x41uditService\x12<\n\x07GetHead\x12\x17.keyd.v1.GetHeadRequest\x1a\x18.keyd.v1.GetHeadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETHEADREQUEST']._serialized_start=40
   _globals['_GETHEADREQUEST']._serialized_end=56
   _globals['_GETHEADRESPONSE']._serialized_start=59
-  _globals['_GETHEADRESPONSE']._serialized_end=242
-  _globals['_AUDITCHECKPOINT']._serialized_start=244
-  _globals['_AUDITCHECKPOINT']._serialized_end=290
-  _globals['_AUDITSERVICE']._serialized_start=292
-  _globals['_AUDITSERVICE']._serialized_end=368
+  _globals['_GETHEADRESPONSE']._serialized_end=284
+  _globals['_AUDITCHECKPOINT']._serialized_start=286
+  _globals['_AUDITCHECKPOINT']._serialized_end=332
+  _globals['_AUDITSERVICE']._serialized_start=334
+  _globals['_AUDITSERVICE']._serialized_end=410
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,7 @@ class GetHeadResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     PUBLIC_JWKS_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     enabled: _builtins.bool
     """Whether there is a trail. When not, nothing else is set."""
     seq: _builtins.int
@@ -67,6 +68,10 @@ class GetHeadResponse(_message.Message):
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditCheckpoint]:
         """The checkpoints that the metadata database has, newest first."""
 
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetHeadResponse]:
+        """Where several workers serve: the same of the trail that each of the others keeps, without public_jwks, which are those of all."""
+
     def __init__(
         self,
         *,
@@ -78,10 +83,11 @@ class GetHeadResponse(_message.Message):
         failure: _builtins.str = ...,
         public_jwks: _builtins.str = ...,
         checkpoints: _abc.Iterable[Global___AuditCheckpoint] | None = ...,
+        others: _abc.Iterable[Global___GetHeadResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "digest", b"digest", "directory", b"directory", "enabled", b"enabled", "failure", b"failure", "public_jwks", b"public_jwks", "seq", b"seq", "synced", b"synced"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "digest", b"digest", "directory", b"directory", "enabled", b"enabled", "failure", b"failure", "others", b"others", "public_jwks", b"public_jwks", "seq", b"seq", "synced", b"synced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -442,7 +442,7 @@ class TestLimits:
         ],
     )
     def test_one_party_has_one_network(self, one: str, other: str, same: bool) -> None:
-        assert (handshakes._network(one) == handshakes._network(other)) is same
+        assert (handshakes.network_of(one) == handshakes.network_of(other)) is same
 
     def from_elsewhere(self, world: World) -> str:
         context = client_context(world.authority.issue(uri(AGENT)), world.authority, world.directory)

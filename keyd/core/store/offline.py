@@ -34,8 +34,12 @@ class AuditFacts:
     public_jwks: dict[str, Any]
 
 
-def audit_facts(path: Path) -> AuditFacts:
+def audit_facts(path: Path, owner: str = "") -> AuditFacts:
     """Return what the SQLite database at ``path`` knows.
+
+    Args:
+        path: of its file.
+        owner: whose trail; empty for that of the first worker, or of the only process.
 
     Raises:
         StoreUnavailableError: it cannot be read, or is of a keyd that kept no trail yet.
@@ -44,12 +48,17 @@ def audit_facts(path: Path) -> AuditFacts:
     for mode in ("mode=ro", "immutable=1"):  # the second for a copy where SQLite may not write its lock
         try:
             with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=5)) as database:
-                return _facts(
-                    database.execute(f"{_CHECKPOINTS} ORDER BY id").fetchall(), database.execute(_AUDIT_KEYS).fetchall()
-                )
+                return _facts(_checkpoints_of(database, owner), database.execute(_AUDIT_KEYS).fetchall())
         except sqlite3.Error as exc:
             problem = problem or exc
     raise StoreUnavailableError(f"cannot read the metadata database {path}: {problem}") from problem
+
+
+def _checkpoints_of(database: sqlite3.Connection, owner: str) -> list[Any]:
+    columns = {name for _, name, *_ in database.execute("PRAGMA table_info(audit_checkpoints)")}
+    if "replica" not in columns:  # of a release in which there was one trail
+        return database.execute(f"{_CHECKPOINTS} ORDER BY id").fetchall() if not owner else []
+    return database.execute(f"{_CHECKPOINTS} WHERE replica = ? ORDER BY id", [owner]).fetchall()
 
 
 def shared_audit_facts(conninfo: str, replica: str) -> AuditFacts:

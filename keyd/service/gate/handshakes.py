@@ -137,7 +137,7 @@ class Turns:
         Raises:
             HandshakeError: too many of this address wait already, or it took too long.
         """
-        network = _network(address)
+        network = network_of(address)
         share, here = self._of.setdefault(network, (asyncio.Semaphore(self._share), []))
         if len(here) >= _MAX_WAITING:
             raise HandshakeError(_TOO_MANY)
@@ -166,7 +166,7 @@ class Turns:
             del self._of[network]
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return what one party has of addresses: one of IPv4, and of IPv6 a /64."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -13,9 +13,10 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 from keyd.core.principal import Principal
 from keyd.service.gate.cgroup import Place, place
@@ -70,6 +71,34 @@ class Peer:
         except OSError as error:
             return error.errno == errno.EPERM
         return True
+
+    def parts(self) -> tuple[dict[str, Any], list[int]]:
+        """Return what :meth:`of_parts` makes the same peer of in another process, and the descriptors to pass along."""
+        held = {"program": self._program, "process": self._process, "directory": self._directory}
+        there = {name: fd for name, fd in held.items() if fd is not None}
+        who = {name: value for name, value in asdict(self.principal).items() if value is not None}
+        members = {
+            "principal": {**who, "groups": sorted(self.principal.groups)},
+            "credentials": self.credentials.hex(),
+            "descriptors": list(there),
+            "file": self._file,
+        }
+        return members, list(there.values())
+
+    @classmethod
+    def of_parts(cls, members: Mapping[str, Any], descriptors: Sequence[int]) -> Self:
+        """Return the peer that another process of this daemon identified. It owns the descriptors from here on."""
+        who = {**members["principal"], "groups": frozenset(members["principal"]["groups"]), "dns_names": ()}
+        held = dict(zip(members["descriptors"], descriptors, strict=True))
+        file = members["file"]
+        return cls(
+            Principal(**who),
+            bytes.fromhex(members["credentials"]),
+            held.get("program"),
+            held.get("process"),
+            held.get("directory"),
+            None if file is None else (file[0], file[1]),
+        )
 
     def close(self) -> None:
         """Let go of the descriptors."""

@@ -59,8 +59,8 @@ class TcpListeners:
     def __getitem__(self, name: str) -> TcpListener:
         return self._listeners[name]
 
-    def open(self, sections: Mapping[str, Settings]) -> None:
-        """Load the credentials and bind the addresses.
+    def open(self, sections: Mapping[str, Settings], *, bind: bool = True) -> None:
+        """Load the credentials and bind the addresses; without ``bind``, another process accepts.
 
         Raises:
             ProcessError: a file cannot be used, or an address is taken.
@@ -77,7 +77,8 @@ class TcpListeners:
                 raise CredentialsError(f"tcp.{name}: {exc}") from exc
             listener = TcpListener(name, self._connect, tls, self._connections, limits)
             self._listeners[name] = listener
-            listener.bind(section.host, section.port)
+            if bind:
+                listener.bind(section.host, section.port)
 
     def start(self) -> None:
         """Let callers in."""

@@ -116,21 +116,13 @@ class TcpListener:
         Raises:
             ProcessError: one cannot be bound, or the host has none; or it is not loopback and there is no TLS.
         """
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, address in dict.fromkeys((family, address[:2]) for family, _, _, _, address in found):
-                listening = socket.create_server(address, family=family, backlog=_BACKLOG)
-                listening.setblocking(False)
-                self._sockets.append(listening)
-        except OSError as exc:
-            for listening in self._sockets:
-                listening.close()
-            raise ProcessError(f"tcp.{self.name} cannot listen on {host}, port {port}: {exc.strerror or exc}") from exc
+        self._sockets = listen(self.name, host, port)
 
     def start(self) -> None:
         """Accept callers."""
         if self._tls is None:
-            _log.warning("plaintext: every process on this machine may call as loopback", listener=self.name, port=self.port)
+            port = self.port if self._sockets else None
+            _log.warning("plaintext: every process on this machine may call as loopback", listener=self.name, port=port)
         self._accepting = [asyncio.create_task(self._accept(listening)) for listening in self._sockets]
         self._accepting.append(asyncio.create_task(self._keep_house()))
 
@@ -177,10 +169,22 @@ class TcpListener:
                 _log.warning("cannot accept", listener=self.name, error=str(exc.strerror))
                 await asyncio.sleep(0.1)
                 continue
-            task = asyncio.create_task(self._admit(connected, address[0]))
-            self._handshaking[task] = connected
-            task.add_done_callback(self._arrived)
+            self._begin(connected, address[0]).add_done_callback(lambda _: self._arrivals.release())
             await asyncio.sleep(_BREATH)
+
+    def arrive(self, connected: socket.socket, address: str) -> None:
+        """Take a connection, not blocking, that another process accepted for this listener from ``address``; it is closed in the end."""
+        if len(self._handshaking) < _MAX_ARRIVALS:
+            self._begin(connected, address)
+        else:
+            connected.close()
+            self._refusals.add(address, "too many connections wait for their handshake")
+
+    def _begin(self, connected: socket.socket, address: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._admit(connected, address))
+        self._handshaking[task] = connected
+        task.add_done_callback(self._arrived)
+        return task
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         connected = self._handshaking.pop(task)
@@ -189,7 +193,6 @@ class TcpListener:
             connected.close()  # it may not even have begun
         if failed is not None:
             _log.error("connection refused, unexpectedly", listener=self.name, exc_info=failed)
-        self._arrivals.release()
 
     async def _admit(self, connected: socket.socket, address: str) -> None:
         _keep_alive(connected)
@@ -243,6 +246,22 @@ class TcpListener:
         if not link.ends_by_age:
             pipe.part_after(self._limits.max_connection_age)
         pipe.start(link.socket)
+
+
+def listen(name: str, host: str, port: int) -> list[socket.socket]:
+    """Listen on the addresses of a host for ``[tcp.NAME]``. Raises ProcessError, as :meth:`TcpListener.bind`."""
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address[:2]) for family, _, _, _, address in found):
+            listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+            listening.setblocking(False)
+            sockets.append(listening)
+    except OSError as exc:
+        for listening in sockets:
+            listening.close()
+        raise ProcessError(f"tcp.{name} cannot listen on {host}, port {port}: {exc.strerror or exc}") from exc
+    return sockets
 
 
 def _keep_alive(connected: socket.socket) -> None:

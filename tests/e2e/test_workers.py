@@ -1,0 +1,297 @@
+"""A daemon of several processes: to those who use it, it is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from daemon_process import DaemonProcess
+from gated import copy_of_python
+from worker_agents import Agent
+
+from keyd.client import KeydClientError
+from keyd.core.audit import files
+
+WORKERS = """
+[metrics]
+listen = "127.0.0.1:0"
+[grants.operators]
+principals = [{{ executable = "{python}" }}]
+operations = ["*"]
+keys = ["*"]
+purposes = ["raw"]
+[grants.alpha]
+principals = [{{ executable = "{directory}/alpha" }}]
+keys = ["shared", "alpha"]
+purposes = ["raw"]
+[grants.beta]
+principals = [{{ executable = "{directory}/beta" }}]
+keys = ["shared", "beta"]
+purposes = ["raw"]
+[grants.few]
+principals = [{{ executable = "{directory}/few" }}]
+keys = ["shared"]
+purposes = ["raw"]
+rate = 0.01
+burst = 5
+"""
+NAMES = ("alpha", "beta", "few")
+
+
+class Workers(DaemonProcess):
+    """A daemon with two workers, and programs that call it."""
+
+    def __init__(self, sections: str = "") -> None:
+        super().__init__()
+        text = self.config.read_text().replace("[http]", "workers = 2\n[http]", 1)
+        values = {"python": os.path.realpath(sys.executable), "directory": self.directory}
+        self.config.write_text(text + WORKERS.format(**values) + sections)
+        for name in NAMES:
+            copy_of_python(self.directory / name)
+        self.agents: dict[str, Agent] = {}
+
+    def agent(self, name: str) -> Agent:
+        if name not in self.agents:
+            self.agents[name] = Agent(self.directory / name, self.address)
+        return self.agents[name]
+
+    def wait_until_up(self) -> None:
+        wait_for(lambda: any(event.get("event") == "serving" for event in self.events()), 60)
+        super().wait_until_up()
+
+    def pids(self) -> list[int]:
+        """The workers' process ids."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def done_by(self, operation: str = "sign") -> Counter[str]:
+        """How often each worker has done this, by its number."""
+        url = [str(event["metrics"]) for event in self.events() if event.get("event") == "serving"][-1]
+        pattern = rf'keyd_decisions_total\{{operation="{operation}",reason="",worker="(\d)"\}} ([0-9.]+)'
+        found = re.findall(pattern, httpx.get(url).text)
+        return Counter({number: int(float(count)) for number, count in found})
+
+    def send(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def close(self) -> None:
+        for agent in self.agents.values():
+            agent.__exit__()
+        super().close()
+
+
+def wait_for(done: object, seconds: float) -> None:
+    """Wait until ``done()``, which another process brings about."""
+    deadline = time.monotonic() + seconds
+    while not done():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Workers]:
+    daemon = Workers()
+    try:
+        daemon.start()
+        with daemon.admin() as admin:
+            for name in ("shared", "alpha", "beta"):
+                admin.create_key(name, purposes=["raw"])
+        yield daemon
+    finally:
+        daemon.close()
+
+
+def test_two_programs_are_with_two_workers_and_each_keeps_its_grant(shared: Workers) -> None:
+    alpha, beta = shared.agent("alpha"), shared.agent("beta")
+    before = shared.done_by()
+    assert [alpha.sign("alpha"), beta.sign("beta")] == [kid(shared, "alpha"), kid(shared, "beta")]
+    assert [alpha.sign("beta"), beta.sign("alpha")] == ["no GRANT", "no GRANT"]
+    assert shared.done_by() - before == {"1": 1, "2": 1}
+
+
+def test_all_connections_of_a_program_are_with_one_worker_so_that_its_rate_is_one(shared: Workers) -> None:
+    few = shared.agent("few")
+    answers = Counter(few.sign("shared", anew=True).split()[0] for _ in range(8))
+    assert answers == {"kid": 5, "no": 3}
+
+
+def kid(daemon: Workers, key: str) -> str:
+    with daemon.client() as client:
+        active = client.key_info(key).active
+    return "none" if active is None else f"kid {active.kid}"
+
+
+def test_every_worker_knows_of_a_change_when_the_operator_is_told(shared: Workers) -> None:
+    agents = [shared.agent("alpha"), shared.agent("beta")]
+    with shared.admin() as admin:
+        for _ in range(5):
+            made = admin.rotate_key("shared", now=True)
+            stopped = next(version for version in made.key.versions if version.version == made.version)
+            assert {agent.sign("shared") for agent in agents} == {f"kid {stopped.kid}"}
+            admin.compromise_version("shared", stopped.version, "leaked")
+            signing = {agent.sign("shared") for agent in agents}
+            assert len(signing) == 1 and signing.isdisjoint({f"kid {stopped.kid}", ""})
+            for _ in range(4):  # whichever worker answers
+                assert stopped.kid not in httpx.get(shared.jwks_url).text
+        admin.disable_key("shared")
+        assert {agent.sign("shared") for agent in agents} == {"no KEY_STATE"}
+        admin.enable_key("shared")
+
+
+def test_keys_that_one_worker_made_are_the_other_s_at_once(shared: Workers) -> None:
+    with shared.admin() as admin:
+        for number in range(3):
+            made = admin.rotate_key("beta", now=True)
+            newest = next(version for version in made.key.versions if version.version == made.version)
+            assert shared.agent("beta").sign("beta") == f"kid {newest.kid}", number
+
+
+def test_one_that_does_not_see_a_change_in_time_is_ended_before_the_operator_is_told(shared: Workers) -> None:
+    with shared.admin() as admin:
+        admin.pause_key("shared")
+        operators = set(shared.done_by("pause_key"))
+        workers = {number_of(shared, shared.agent(name)): shared.agent(name) for name in ("alpha", "beta")}
+        (other,) = workers.keys() - operators
+        frozen = process_of(shared, other)
+        os.kill(frozen, signal.SIGSTOP)
+        admin.disable_key("shared")
+        assert frozen not in shared.pids()
+        assert workers[other].sign("shared").startswith("no")
+        admin.enable_key("shared")
+    wait_for(lambda: len(shared.pids()) == 2, 20)
+
+
+def number_of(daemon: Workers, agent: Agent) -> str:
+    """Return which worker serves a program."""
+    before = daemon.done_by()
+    agent.sign("shared")
+    (number,) = daemon.done_by() - before
+    return number
+
+
+def process_of(daemon: Workers, number: str) -> int:
+    return next(pid for pid in daemon.pids() if f"--number={number}" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+
+
+def test_a_reload_reaches_every_worker(shared: Workers) -> None:
+    agents, text = [shared.agent("alpha"), shared.agent("beta")], shared.config.read_text()
+    assert {agent.sign("shared").split()[0] for agent in agents} == {"kid"}
+    reloaded(shared, re.sub(r'keys = \["shared", "(alpha|beta)"\]', r'keys = ["\1"]', text))
+    assert {agent.sign("shared") for agent in agents} == {"no GRANT"}
+    reloaded(shared, text)
+    assert {agent.sign("shared").split()[0] for agent in agents} == {"kid"}
+
+
+def test_a_configuration_that_is_no_good_is_refused_for_all(shared: Workers) -> None:
+    text = shared.config.read_text()
+    shared.config.write_text(text.replace("workers = 2", "workers = 3"))
+    shared.send(signal.SIGHUP)
+    wait_for(lambda: any("server.workers" in str(event.get("problem")) for event in shared.events()), 10)
+    shared.config.write_text(text)
+    assert shared.agent("alpha").sign("shared").startswith("kid")
+
+
+def reloaded(daemon: Workers, text: str) -> None:
+    """Have the daemon take over another configuration."""
+
+    def times() -> int:
+        return sum(event.get("event") == "configuration reloaded" for event in daemon.events())
+
+    before = times()
+    daemon.config.write_text(text)
+    daemon.send(signal.SIGHUP)
+    wait_for(lambda: times() > before, 10)
+
+
+def test_a_worker_that_is_killed_under_load_costs_nobody_more_than_one_retry(shared: Workers) -> None:
+    stop, failures, signed = threading.Event(), [], Counter[int]()
+
+    def load(number: int) -> None:
+        with shared.client(retries=1) as client:
+            while not stop.is_set():
+                try:
+                    client.sign_message("shared", b"x")
+                    signed[number] += 1
+                except KeydClientError as exc:
+                    failures.append(exc)
+
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in ("1", "2"):
+        kill(shared, number, signed)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def kill(daemon: Workers, number: str, signed: Counter[int]) -> None:
+    """Kill a worker once more has been signed, and wait until another one is in its place."""
+    before = signed.total()
+    wait_for(lambda: signed.total() > before + 50, 20)
+    killed = process_of(daemon, number)
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: killed not in daemon.pids() and len(daemon.pids()) == 2 and serving(daemon, number), 30)
+
+
+def serving(daemon: Workers, number: str) -> bool:
+    """Say whether the newest process of a worker serves: it does as often as it was started anew, and once more."""
+    events = [event for event in daemon.events() if str(event.get("worker")) == number]
+    names = Counter(str(event.get("event")) for event in events)
+    return names["worker serves"] > names["worker ended, another one is started"]
+
+
+def test_the_trail_of_each_worker_verifies_and_is_shown_with_the_others(shared: Workers) -> None:
+    assert {shared.agent("alpha").sign("beta"), shared.agent("beta").sign("alpha")} == {"no GRANT"}
+    live = keyd(shared, "audit", "verify", "--live", "--json")
+    found = json.loads(live.stdout)
+    assert (live.returncode, found["sound"]) == (0, True), live.stdout
+    assert [trail["worker"] for trail in found["trails"]] == [1, 2]
+    shown = [json.loads(line) for line in keyd(shared, "audit", "tail", "-n", "500", "--json").stdout.splitlines()]
+    assert {record["worker"] for record in shown} == {1, 2}
+    refused = [json.loads(line) for line in keyd(shared, "audit", "grep", "--reason", "GRANT", "--json").stdout.splitlines()]
+    assert {record["worker"] for record in refused} == {1, 2}
+
+
+def keyd(daemon: Workers, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "keyd", *arguments, "--config", str(daemon.config)]
+    where = {"KEYD_ADDRESS": daemon.address}
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **where}, timeout=30, check=False)
+
+
+def test_what_ends_the_supervisor_ends_the_workers_and_the_next_start_finds_all(shared: Workers) -> None:
+    workers = shared.pids()
+    shared.stop(signal.SIGKILL)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    shared.start()
+    alpha = shared.agent("alpha")
+    wait_for(lambda: alpha.sign("alpha", anew=True) == kid(shared, "alpha"), 10)
+
+
+def test_who_stops_it_stops_every_worker_and_leaves_whole_trails(shared: Workers) -> None:
+    workers = shared.pids()
+    assert shared.stop() == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    trails = [shared.directory / "state/audit", shared.directory / "state/audit/worker-2"]
+    for trail in trails:
+        last = list(files.records(files.in_directory(trail)))[-2:]
+        assert [record.members["operation"] for record in last] == ["stop", "checkpoint"]
+    verified = keyd(shared, "audit", "verify")
+    assert verified.returncode == 0, verified.stdout
+    newest = trails[1] / files.CURRENT
+    newest.write_bytes(newest.read_bytes()[:-700])  # the end of the second trail is cut off
+    assert keyd(shared, "audit", "verify").returncode == 1
