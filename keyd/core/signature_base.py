@@ -11,7 +11,6 @@ only has its values and parameters read. A base that does not fit a shape in eve
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -241,12 +240,11 @@ def _read_by_shape(shape: Shape, lines: list[str], last: str) -> SignatureBase |
         if not line.startswith(start) or not (form.fullmatch(value) if form is not None else value.strip(" \t") == value):
             return None
         components.append(_new_component((name, params, value, identifier)))
-    groups = match.groups()
-    created, expires, nonce, alg, keyid, tag = groups
+    created, expires, nonce, alg, keyid, tag = match.groups()
     return _new_base(
         (
             tuple(components),
-            _present(tuple(map(bool, groups))),
+            _present((created is None, expires is None, nonce is None, alg is None, keyid is None, tag is None)),
             last[len(_LAST_LINE) :],
             None if created is None else int(created),
             None if expires is None else int(expires),
@@ -260,8 +258,9 @@ def _read_by_shape(shape: Shape, lines: list[str], last: str) -> SignatureBase |
 
 
 @functools.cache  # of 64
-def _present(which: tuple[bool, ...]) -> frozenset[str]:
-    return frozenset(itertools.compress(("created", "expires", "nonce", "alg", "keyid", "tag"), which))
+def _present(missing: tuple[bool, ...]) -> frozenset[str]:
+    names = ("created", "expires", "nonce", "alg", "keyid", "tag")
+    return frozenset(name for name, absent in zip(names, missing, strict=True) if not absent)
 
 
 def split(data: bytes) -> list[str]:

@@ -24,6 +24,8 @@ class SigningRequest:
         now: seconds since the epoch.
         base: for purposes ``http`` and ``directory``.
         token: for purpose ``jwt``.
+        covered: the derived components that the signature covers, by name, without ``@query-param``. They are those of the request: of this
+            message, or for a response of a key directory of the one that it answers.
     """
 
     purpose: Purpose
@@ -31,17 +33,10 @@ class SigningRequest:
     now: float
     base: SignatureBase | None = None
     token: JwsSigningInput | None = None
-    _covered: Mapping[str, str] | None = field(default=None, repr=False)
+    covered: Mapping[str, str] = field(init=False, repr=False)
 
-    @property
-    def covered(self) -> Mapping[str, str]:
-        """The derived components that the signature covers, by name, without ``@query-param``.
-
-        They are those of the request: of this message, or for a response of a key directory of the one that it answers.
-        """
-        if self._covered is None:
-            self._covered = self._derived()
-        return self._covered
+    def __post_init__(self) -> None:
+        self.covered = self._derived()
 
     def _derived(self) -> Mapping[str, str]:
         if self.base is None:

@@ -10,6 +10,8 @@ from keyd.core.errors import OverloadedError
 
 #: Calls of one share that begin in one turn of the event loop.
 BEGIN_AT_ONCE = 3
+#: More than so many shares are not remembered for longer than a turn.
+_MANY_SHARES = 1024
 
 
 class Pace:
@@ -17,6 +19,9 @@ class Pace:
 
     What is signed in this process takes the loop for as long as it takes. A client with many calls in flight has them all arrive in one
     piece; without this, whoever comes next would wait for all of them.
+
+    To notice the end of a turn costs as much as half a turn. So it is looked for only when a share has begun as many as it may; until then,
+    what it began in earlier turns counts as well, and at worst a call waits for one turn that it would not have had to.
     """
 
     def __init__(self) -> None:
@@ -33,7 +38,7 @@ class Pace:
         begun = self._begun.get(share, 0)
         if begun < BEGIN_AT_ONCE and share not in self._waiting:
             self._begun[share] = begun + 1
-            if not self._turning:
+            if not self._turning and (begun + 1 == BEGIN_AT_ONCE or len(self._begun) > _MANY_SHARES):
                 self._turning = True
                 asyncio.get_running_loop().call_soon(self._turn)
             return None

@@ -238,6 +238,20 @@ class TestPace:
         await asyncio.sleep(0)
         assert not len(pace)
 
+    async def test_who_begins_one_in_each_turn_never_waits(self) -> None:
+        pace = Pace()
+        for _ in range(20):
+            assert pace.begin("one") is None
+            await asyncio.sleep(0)
+
+    async def test_shares_that_begin_little_are_not_remembered_without_bound(self) -> None:
+        pace = Pace()
+        for number in range(5000):
+            assert pace.begin(f"share {number}") is None
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+            assert len(pace) <= 1200
+
     async def test_they_begin_in_the_order_in_which_they_came(self) -> None:
         pace, begun = Pace(), []
 
