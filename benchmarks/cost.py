@@ -34,6 +34,7 @@ from benchmarks.figures import Entry, Outcome, Table
 from benchmarks.load import GRPC, Load, Target
 from benchmarks.machine import describe, ed25519_microseconds, today
 from benchmarks.payload import SIGN, base, frame, sign_request
+from keyd.process import prepare_grpc
 from keyd.v1 import signing_service_pb2 as pb
 
 BAR = 45.0  # microseconds
@@ -64,6 +65,7 @@ def unguarded() -> Iterator[Subject]:
     with tempfile.TemporaryDirectory() as directory:
         socket = Path(directory) / "unguarded.sock"
         command = [sys.executable, str(Path(__file__).with_name("unguarded.py")), str(socket)]
+        prepare_grpc()  # for the child, as `keyd serve` does it for itself
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             key = public_key(process.stdout.readline())

@@ -1,4 +1,4 @@
-"""keyd without a guard: the same server, keyring and backend, and nothing that asks who calls, what is signed, or writes it down.
+"""keyd without a guard: the same server, event loop, keyring and backend, and nothing that asks who calls, what is signed, or writes it down.
 
 What benchmarks/cost.py compares the daemon with. Not a way to run keyd: it signs anything for anybody who reaches the socket.
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support import keyring, new_key
 
 from backends.api import BackendContext
-from keyd import log, plugins
+from keyd import log, plugins, process
 from keyd.core.clock import SystemClock
 from keyd.core.keyring import Keyring
 from keyd.core.principal import Principal
@@ -77,4 +77,5 @@ async def main(socket: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    with process.runner() as runner:
+        runner.run(main(sys.argv[1]))
