@@ -74,18 +74,14 @@ class Timeline:
     def next_change(self, now: float) -> float:
         """Return the first moment after ``now`` at which any answer above changes; ``inf`` if none does."""
         earliest = inf
-        for moment in (
-            self.publish_at,
-            self.activate_at,
-            self.deactivate_at,
-            self.sign_until,
-            self.unpublish_at,
-            self.destroyed_at,
-            self.compromised_at,
-        ):
+        for moment in self._moments():  # written out: asked of each key at the start
             if now < moment < earliest:
                 earliest = moment
         return earliest
+
+    def _moments(self) -> tuple[float, ...]:
+        signing = self.publish_at, self.activate_at, self.deactivate_at, self.sign_until
+        return (*signing, self.unpublish_at, self.destroyed_at, self.compromised_at)
 
     def replaced(self, at: float, policy: LifecyclePolicy, promised: float = 0.0) -> Timeline:
         """Return this timeline with a successor that takes over ``at`` that moment.
