@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 from typing import cast
 
 from pydantic import BaseModel
@@ -27,8 +29,9 @@ class UnknownTypeError(PluginError):
     """No installed distribution offers this backend type."""
 
 
+@cache
 def backend_types() -> Mapping[str, EntryPoint]:
-    """Return the installed backend types by name, loading none of them.
+    """Return the backend types that are installed when this is asked first, by name, loading none of them.
 
     Raises:
         PluginError: two distributions offer the same name; the message names both.
@@ -41,7 +44,7 @@ def backend_types() -> Mapping[str, EntryPoint]:
                 f"backend type {entry_point.name!r} is offered by two distributions, {_distribution(other)} and "
                 f"{_distribution(entry_point)}; uninstall one of them"
             )
-    return types
+    return MappingProxyType(types)
 
 
 def load(type_name: str) -> type[Backend]:

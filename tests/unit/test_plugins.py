@@ -64,7 +64,7 @@ class NoConfig(Good):
 
 @pytest.fixture
 def install(monkeypatch):
-    """Return a function that makes these the only entry points: distribution name, type, and what it loads or raises."""
+    """Provide a function that makes these the only entry points: distribution name, type, and what it loads or raises."""
 
     def installed(*offers):
         found = []
@@ -78,8 +78,10 @@ def install(monkeypatch):
             entry_point = type("Offered", (EntryPoint,), {"load": load})(name, "module:Class", plugins.GROUP)
             found.append(entry_point._for(Named(distribution)))
         monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == plugins.GROUP else [])
+        plugins.backend_types.cache_clear()
 
-    return installed
+    yield installed
+    plugins.backend_types.cache_clear()
 
 
 def test_the_backends_of_this_distribution_load():
