@@ -7,7 +7,7 @@ NODE   := examples/typescript
 NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile rotations bench-scale lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -16,7 +16,7 @@ demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate 
 
 test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp $(NPM_PEERS) ## run every test against the installed wheel; ARGS= goes to pytest
 	$(BIN)/coverage erase
-	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 $(BIN)/coverage run $(BIN)/pytest -n 2 $(ARGS)
+	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 $(BIN)/coverage run $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under=$(if $(ARGS),0,90)
 
@@ -28,6 +28,9 @@ faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## break real stores under load; S
 
 audit-faults: $(VENV)/test.stamp $(VENV)/keyd.stamp ## kill, fill and falsify a daemon's audit trail under load; KILLS= is how often it is killed
 	PYTHONSAFEPATH=1 KEYD_AUDIT_KILLS=$(or $(KILLS),40) $(BIN)/pytest -q tests/faults/test_audit_trail.py $(ARGS)
+
+rotations: $(VENV)/test.stamp $(VENV)/keyd.stamp ## sign with 32 clients while one key rotates; ROTATIONS= is how often
+	PYTHONSAFEPATH=1 KEYD_ROTATIONS=$(or $(ROTATIONS),200) $(BIN)/pytest -q -s tests/e2e/test_rotation_under_load.py $(ARGS)
 
 hostile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## send a daemon valid inputs broken in every known way; CASES= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m hostile --cases $(or $(CASES),12000) $(ARGS)
@@ -79,6 +82,9 @@ bench-cost: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what each guard of the sign
 
 bench-path: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what keyd's own code costs for one signature, step by step, without a transport
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/path.py $(ARGS)
+
+bench-scale: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what many keys and many connected agents cost; KEYS=, AGENTS=
+	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/scale.py --keys $(or $(KEYS),100000) --agents $(or $(AGENTS),1000) $(ARGS)
 
 bench-flood: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what one caller notices of another that floods the daemon
 	sh .ci/install-h2load

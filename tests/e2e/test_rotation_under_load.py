@@ -1,10 +1,11 @@
-"""Threads and tasks sign while keys rotate 200 times."""
+"""Threads and tasks sign while a key rotates again and again: the short form of `make rotations`."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
+import os
 import threading
 import time
 import urllib.request
@@ -15,7 +16,8 @@ from support import signature_base
 
 from keyd.client import AsyncClient, KeyInfo, Signature
 
-WORKERS, ROTATIONS = 16, 200  # as many threads as tasks
+WORKERS = 16  # as many threads as tasks
+ROTATIONS = int(os.environ.get("KEYD_ROTATIONS", "40"))
 
 
 class Work:

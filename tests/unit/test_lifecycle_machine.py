@@ -8,7 +8,7 @@ from support import memory_backend, new_key
 
 from backends.errors import KeyNotFoundError
 
-Lifecycle.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Lifecycle.TestCase.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 TestLifecycle = Lifecycle.TestCase
 
 
