@@ -15,7 +15,8 @@ from keyd.client import agent_tokens, calls
 from keyd.client.address import default_address, grpc_target
 from keyd.client.aio_session import AsyncSession
 from keyd.client.channel import OPTIONS
-from keyd.client.errors import KeydClientError, KeyStateError
+from keyd.client.errors import KeydClientError, KeyStateError, no_answer
+from keyd.client.gathering import Gatherer
 from keyd.client.inputs import InputKind, SignInput
 from keyd.client.model import AgentToken, JwkSet, KeyInfo, Signature
 from keyd.client.retry import Attempts
@@ -33,7 +34,13 @@ def _close(channel: grpc.aio.Channel) -> asyncio.Task[None]:
 
 
 class AsyncClient:
-    """Asks keyd for signatures, from one event loop. Arguments and errors are those of :class:`keyd.client.Client`."""
+    """Asks keyd for signatures, from one event loop. Arguments and errors are those of :class:`keyd.client.Client`.
+
+    Args:
+        gather: what several tasks ask to have signed at the same time goes to keyd together, in one SignBatch. Each has its own result.
+            For agents with many requests under way: the more there are, the less one costs. keyd charges the rate for all of a call at
+            once, so a caller that is over it has all of them wait.
+    """
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class AsyncClient:
         tls: TlsFiles | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         clock: Callable[[], float] = time.time,
+        gather: bool = False,
     ) -> None:
         self._address = default_address() if address is None else address
         self._timeout = timeout
@@ -58,6 +66,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         self._stub = signing_service_pb2_grpc.SigningServiceStub(cast("grpc.aio.Channel", self._channel))
+        self._gatherer = Gatherer(self._stub.SignBatch) if gather else None
         self._clock = clock
         self._cache = calls.KeyCache(clock)
 
@@ -85,7 +94,14 @@ class AsyncClient:
     async def sign(self, item: SignInput) -> Signature:
         """As :meth:`keyd.client.Client.sign`."""
         try:
-            return calls.signature(await self._call(self._stub.Sign, calls.sign_request(item)), item.kid)
+            if self._gatherer is None:
+                return await self._sign_alone(item)
+            if not self._gatherer.begin_alone():
+                return await self._sign_gathered(self._gatherer, item)
+            try:
+                return await self._sign_alone(item)
+            finally:
+                self._gatherer.end_alone()
         except KeyStateError:
             self._cache.drop(item.key)
             raise
@@ -209,3 +225,21 @@ class AsyncClient:
                 return await method(request, timeout=attempts.remaining())
             except grpc.RpcError as exc:
                 await asyncio.sleep(attempts.pause_after(exc))
+
+    async def _sign_alone(self, item: SignInput) -> Signature:
+        return calls.signature(await self._call(self._stub.Sign, calls.sign_request(item)), item.kid)
+
+    async def _sign_gathered(self, gatherer: Gatherer, item: SignInput) -> Signature:
+        attempts = Attempts(self._timeout, self._retries, self._address)
+        request = calls.sign_request(item)
+        while True:
+            try:
+                result = calls.result(await gatherer.sign(request, attempts.remaining()), item.kid)
+            except TimeoutError:
+                raise no_answer(self._address) from None
+            except grpc.RpcError as exc:
+                await asyncio.sleep(attempts.pause_after(exc))
+            else:
+                if isinstance(result, Signature):
+                    return result
+                await asyncio.sleep(attempts.pause_for(result))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -40,16 +40,30 @@ def jwt_request(key: str, claims: Mapping[str, Any], typ: str, lifetime: float |
     return request
 
 
+class BatchLimits:
+    """What one call may hold."""
+
+    def __init__(self) -> None:
+        self._count = self._size = 0
+
+    def take(self, size: int) -> bool:
+        """Count an input of so many bytes in, if there is room for it. There is always room for one."""
+        if self._count and (self._count == _MAX_BATCH or self._size + size > _MAX_BATCH_BYTES):
+            return False
+        self._count += 1
+        self._size += size
+        return True
+
+
 def batch_requests(items: Iterable[SignInput]) -> Iterator[pb.SignBatchRequest]:
     """Cut inputs into as few calls as the limits of one call allow, in order."""
-    batch = pb.SignBatchRequest()
-    size = 0
+    batch, limits = pb.SignBatchRequest(), BatchLimits()
     for item in items:
-        if batch.requests and (len(batch.requests) == _MAX_BATCH or size + len(item.data) > _MAX_BATCH_BYTES):
+        if not limits.take(len(item.data)):
             yield batch
-            batch, size = pb.SignBatchRequest(), 0
+            batch, limits = pb.SignBatchRequest(), BatchLimits()
+            limits.take(len(item.data))
         batch.requests.append(sign_request(item))
-        size += len(item.data)
     if batch.requests:
         yield batch
 
@@ -77,9 +91,15 @@ def result(message: pb.SignResult, asked_kid: str | None) -> Signature | KeydCli
 
 def batch_results(request: pb.SignBatchRequest, response: pb.SignBatchResponse) -> list[Signature | KeydClientError]:
     """Return the results of a batch, in the order of its requests."""
+    answers = batch_messages(request, response)
+    return [result(answer, asked.kid) for asked, answer in zip(request.requests, answers, strict=True)]
+
+
+def batch_messages(request: pb.SignBatchRequest, response: pb.SignBatchResponse) -> Sequence[pb.SignResult]:
+    """Return the answers to a batch. Raises InternalError when they are not one each."""
     if len(response.results) != len(request.requests):
         raise InternalError(f"keyd answered {len(response.results)} results to {len(request.requests)} requests", _INTERNAL)
-    return [result(answer, asked.kid) for asked, answer in zip(request.requests, response.results, strict=True)]
+    return response.results
 
 
 def key_info(response: pb.GetKeyResponse) -> KeyInfo:

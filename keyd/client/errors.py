@@ -133,7 +133,12 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> KeydClientError:
     info = _error_info(call)
     if info is not None:
         return _class_of(code, info.reason)(details, code, info.reason, info.metadata)
-    return _class_of(code)(f"keyd at {address} did not answer the call ({code.name}): {details}{_HINTS.get(code, '')}", code)
+    return _unanswered(address, code, details)
+
+
+def no_answer(address: str) -> KeydClientError:
+    """Return what a call means that was waited for in vain."""
+    return _unanswered(address, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
 
 def from_sign_error(error: pb.SignError) -> KeydClientError:
@@ -166,6 +171,10 @@ _HINTS = {
     grpc.StatusCode.UNAVAILABLE: "; check that the daemon runs and that KEYD_ADDRESS names its socket",
     grpc.StatusCode.DEADLINE_EXCEEDED: "; raise the client's timeout if the backend is slow",
 }
+
+
+def _unanswered(address: str, code: grpc.StatusCode, details: str) -> KeydClientError:
+    return _class_of(code)(f"keyd at {address} did not answer the call ({code.name}): {details}{_HINTS.get(code, '')}", code)
 
 
 def _class_of(code: grpc.StatusCode, reason: str = "") -> type[KeydClientError]:

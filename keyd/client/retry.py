@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import grpc
 
-from keyd.client.errors import ResourceExhausted, Unavailable, from_rpc_error
+from keyd.client.errors import KeydClientError, ResourceExhausted, Unavailable, from_rpc_error
 
 _FIRST_PAUSE = 0.2  # seconds; longer than grpc waits before it connects again, else the retry meets the same dead connection
 _LONGEST_PAUSE = 5.0
@@ -49,7 +49,10 @@ class Attempts:
         Raises:
             KeydClientError: there shall be no other attempt; this is what the last one means.
         """
-        failure = from_rpc_error(error, self._address)
+        return self.pause_for(from_rpc_error(error, self._address), error)
+
+    def pause_for(self, failure: KeydClientError, cause: BaseException | None = None) -> float:
+        """Return the same after what an attempt came to. Raises ``failure`` where there shall be no other."""
         wait = failure.retry_after if isinstance(failure, ResourceExhausted) else None
         pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10)) * (0.5 + self._jitter() / 2)
         self._failures += 1
@@ -60,5 +63,5 @@ class Attempts:
             or self._failures > self._retries
             or pause >= self.remaining()
         ):
-            raise failure from error
+            raise failure from cause
         return pause

@@ -27,25 +27,47 @@ async def sign_stream(
         patience: seconds that an input may wait for its result.
         address: where the call goes, for messages.
     """
-    pipeline = _Pipeline(items, patience, address)
+    pipeline = _Pipeline(items, patience)
     call = method(pipeline.requests())
+    pipeline.on_late = call.cancel
     try:
-        while (response := await pipeline.read(call)) is not None:
+        while (response := await call.read()) is not grpc.aio.EOF:
             yield pipeline.settle(response)
     except grpc.RpcError as exc:
         raise from_rpc_error(exc, address) from exc
+    except asyncio.CancelledError:
+        if not pipeline.late or _is_cancelled():
+            raise
+        raise DeadlineExceeded(
+            f"keyd at {address} left an input of the stream unanswered for {patience:g} s", grpc.StatusCode.DEADLINE_EXCEEDED
+        ) from None
     finally:
         call.cancel()
+        pipeline.stop()
     pipeline.check_complete()
 
 
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class _Pipeline:
-    def __init__(self, items: AsyncIterable[SignInput], patience: float, address: str) -> None:
+    """What has been sent, and waits for its answer.
+
+    Attributes:
+        late: something waited for too long.
+        on_late: what is called then.
+    """
+
+    def __init__(self, items: AsyncIterable[SignInput], patience: float) -> None:
+        self.late = False
+        self.on_late: Callable[[], object] = lambda: None
         self._items = items
         self._patience = patience
-        self._address = address
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, tuple[float, str | None]] = {}  # by position, oldest first: since when, and the kid asked for
+        self._timer: asyncio.TimerHandle | None = None
         self._failure: Exception | None = None
 
     async def requests(self) -> AsyncIterator[pb.SignStreamRequest]:
@@ -53,29 +75,30 @@ class _Pipeline:
         try:
             async for item in self._items:
                 request = pb.SignStreamRequest(id=position, request=calls.sign_request(item))
-                self._waiting[position] = (self._now(), item.kid)
+                self._waiting[position] = (self._loop.time(), item.kid)
+                if self._timer is None:
+                    self._timer = self._loop.call_later(self._patience, self._look)
                 position += 1
                 yield request
         except Exception as exc:  # noqa: BLE001 - whatever the caller's iterator raises; grpc would only log it
             self._failure = exc
 
-    async def read(self, call: Any) -> pb.SignStreamResponse | None:
-        """Return the next answer, None at the end. A stream with nothing to answer may be quiet for ever."""
-        reading = asyncio.ensure_future(call.read())
-        try:
-            while not reading.done():
-                oldest, _ = next(iter(self._waiting.values()), (self._now(), None))
-                left = oldest + self._patience - self._now()
-                if left <= 0:
-                    raise DeadlineExceeded(
-                        f"keyd at {self._address} left an input of the stream unanswered for {self._patience:g} s",
-                        grpc.StatusCode.DEADLINE_EXCEEDED,
-                    )
-                await asyncio.wait((reading,), timeout=left)
-            response = reading.result()
-        finally:
-            reading.cancel()
-        return None if response is grpc.aio.EOF else response
+    def _look(self) -> None:
+        """See whether the oldest is late. One timer for all: a stream with nothing to answer may be quiet for ever."""
+        self._timer = None
+        if not self._waiting:
+            return
+        oldest, _ = next(iter(self._waiting.values()))
+        if oldest + self._patience > self._loop.time():
+            self._timer = self._loop.call_at(oldest + self._patience, self._look)
+        else:
+            self.late = True
+            self.on_late()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def settle(self, response: pb.SignStreamResponse) -> tuple[int, Signature | KeydClientError]:
         """Return the position and the result of an answer."""

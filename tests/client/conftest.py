@@ -101,6 +101,7 @@ class FakeDaemon(pb_grpc.SigningServiceServicer, key_service_pb2_grpc.KeyService
         self.deactivate_time: int | None = None
         self.disabled = False
         self.faults: deque[Fault] = deque()
+        self.faults_in_batches: deque[Fault] = deque()
         self.jwks_document: bytes | None = None
         self.hang = False
         self.swallow = 0
@@ -293,6 +294,8 @@ class FakeDaemon(pb_grpc.SigningServiceServicer, key_service_pb2_grpc.KeyService
 
     def _result(self, request: pb.SignRequest) -> pb.SignResult:
         try:
+            if self.faults_in_batches:
+                raise self.faults_in_batches.popleft()
             return pb.SignResult(response=self._signed(request))
         except Fault as fault:
             error = pb.SignError(code=fault.code.value[0], reason=fault.reason, message=str(fault), metadata=fault.metadata)
