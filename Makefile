@@ -7,7 +7,7 @@ NODE   := examples/typescript
 NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile rotations bench-scale lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile rotations bench-scale bench-client lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -89,6 +89,9 @@ bench-scale: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what many keys and many co
 bench-flood: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what one caller notices of another that floods the daemon
 	sh .ci/install-h2load
 	$(BENCH) flood $(ARGS)
+
+bench-client: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what an agent in Python can expect of the client, next to a bare grpcio stub
+	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/client.py $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .

@@ -1,16 +1,16 @@
 """What an agent in Python can expect of keyd's client, next to a bare grpcio stub that makes the same call.
 
-    make bench-client, or python benchmarks/client.py [--calls 1000] [--rounds 9] [--only sync aio]
+    make bench-client, or python benchmarks/client.py [--calls 512] [--rounds 15] [--only sync aio]
 
 One daemon as it is delivered: gate, grant, parsed base, chained record before the answer. Every way to ask has a process of its own, and they
 take turns: in each round each makes so many Ed25519 signatures, and each checks one of them. CPU times are the kernel's, of all threads.
 
 - stub: grpcio's stub, with a deadline, one call after another; client: `Client.sign_base` and `AsyncClient.sign_base` the same way;
-- 8 at once: tasks with a call each; 64 at once: tasks, or threads, that share one `GatheredSigner`;
+- 8 or 64 at once: tasks that share one client and make one call after another each;
 - stream: `SignStream` with 64 in flight, over a stub and with `AsyncClient.sign_stream`; batch: `SignBatch` of 32.
 
 Fails when a client costs more than 1.15 times its stub, in CPU or at the median; or a stream makes less than 1.5 times the signatures of unary calls
-for the same CPU of the daemon.
+for the same CPU of the daemon. Ratios are of one round each, medians of the rounds.
 """
 
 from __future__ import annotations
@@ -133,6 +133,16 @@ def aio_client(address: str) -> Callable[[bytes], Awaitable[bytes]]:
     return sign
 
 
+def gathering_client(address: str) -> Callable[[bytes], Awaitable[bytes]]:
+    """The asyncio client that sends together what its tasks want at the same time."""
+    client = AsyncClient(address, gather=True)
+
+    async def sign(data: bytes) -> bytes:
+        return (await client.sign_base(KEY, data)).signature
+
+    return sign
+
+
 def stub_stream(address: str) -> Callable[[int], Made]:
     """SignStream over a bare stub, with 64 in flight."""
     loop = asyncio.new_event_loop()
@@ -212,6 +222,10 @@ WAYS: dict[str, tuple[str, Callable[[str], Callable[[int], Made]]]] = {
     "aio-client": ("`AsyncClient`", aio(aio_client)),
     "aio-stub-8": ("stub, asyncio, 8 at once", aio(aio_stub, 8)),
     "aio-client-8": ("`AsyncClient`, 8 at once", aio(aio_client, 8)),
+    "aio-client-64": ("`AsyncClient`, 64 at once", aio(aio_client, 64)),
+    "gather-1": ("`AsyncClient(gather=True)`", aio(gathering_client)),
+    "gather-8": ("`AsyncClient(gather=True)`, 8 at once", aio(gathering_client, 8)),
+    "gather-64": ("`AsyncClient(gather=True)`, 64 at once", aio(gathering_client, 64)),
     "stub-stream": ("stub, stream of 64", stub_stream),
     "client-stream": ("`AsyncClient.sign_stream`, 64 in flight", client_stream),
     "stub-batch": ("stub, batches of 32", stub_batch),
@@ -263,8 +277,8 @@ def ratio(ways: dict[str, Way], name: str, other: str, figure: int) -> float | N
 def main() -> int:
     """Measure and print. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--calls", type=int, default=1024, help="of each way, per round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--calls", type=int, default=512, help="of each way, per round")
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", nargs="*", default=[], help="ways whose names begin so")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
