@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -54,14 +55,15 @@ from keyd.service.admission import admitted
 from keyd.service.audit import AuditService
 from keyd.service.backends import BackendService
 from keyd.service.gate.tcp import TcpListeners
-from keyd.service.http import PATH as JWKS_PATH
 from keyd.service.http import application, jwk_set
 from keyd.service.http_ready import Ready
-from keyd.service.http_server import HttpServer
+from keyd.service.http_server import HttpServer, bound
 from keyd.service.keys import Defaults, KeyService
 from keyd.service.kubernetes import ExternalJwtSigner
 from keyd.service.metrics import CountedAudit, Metrics
 from keyd.service.operators import for_operators
+from keyd.service.pages import JWKS
+from keyd.service.publisher.parent import Publisher
 from keyd.service.sessions import SessionAdminService, SessionService
 from keyd.service.signing import SigningService
 from keyd.team.figures import figures_of_all
@@ -94,7 +96,7 @@ class Daemon:
     sessions: SessionBook
     defaults: Defaults
     audit: audit.Kept | None = None
-    http: HttpServer | None = None
+    http: HttpServer | Publisher | None = None
     metrics_port: int | None = None
     tcp: TcpListeners | None = None
     accounts: ServiceAccounts | None = None
@@ -274,24 +276,27 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     if config.http.enabled:
         routes = [http_directory.route(directories, fleet.clock), *http_documents.routes(publication, documents, fleet.clock)]
         app = application(keyring, publication, monitor, routes)
+        state = lambda: (keyring.snapshot, publication.rules, revocations.state, directories.generation)  # noqa: E731
         ready = Ready(
             {
-                JWKS_PATH: partial(jwk_set, keyring, publication, None),
+                JWKS: partial(jwk_set, keyring, publication, None),
                 DIRECTORY_PATH: http_directory.finder(directories, fleet.clock),
                 **http_documents.finders(publication, documents, fleet.clock),
             },
             lambda name: partial(jwk_set, keyring, publication, name),
-            lambda: (keyring.snapshot, publication.rules, revocations.state, directories.generation),
+            state,
             fleet.clock,
         )
-        listening = None if team is None else team.http
-        http_server = HttpServer(app, config.http.host, config.http.port, listening, ready=ready)
-        await http_server.start()
-        stack.push_async_callback(http_server.stop)
-        daemon.http = http_server
+        listener = _listener(config.http.host, config.http.port, None if team is None else team.http)
+        logging = config.log.level, config.log.format
+        http = Publisher(listener, app, ready, state, keyring.changed, logging) if config.http.own_process else None
+        daemon.http = http or HttpServer.at(listener, app, ready)
+        await daemon.http.start()
+        stack.push_async_callback(daemon.http.stop)
     if config.metrics.address is not None:
         figures = metrics.application() if team is None else figures_of_all(metrics.registry, team)
-        metrics_server = HttpServer(figures, *config.metrics.address, None if team is None else team.metrics)
+        listener = _listener(*config.metrics.address, None if team is None else team.metrics)
+        metrics_server = HttpServer.at(listener, figures)
         await metrics_server.start()
         stack.push_async_callback(metrics_server.stop)
         daemon.metrics_port = metrics_server.port
@@ -365,6 +370,11 @@ async def _open_store(
         if runner.backend.capabilities.in_process:
             _log.warning("other replicas cannot sign with the keys of this backend, which are on this machine", backend=name)
     return store
+
+
+def _listener(host: str, port: int, given: socket.socket | None) -> socket.socket:
+    """Return the socket that the supervisor gave this worker, or one that listens there. Raises OSError."""
+    return bound(host, port) if given is None else given
 
 
 async def _leave(store: SqlStore) -> None:

@@ -84,6 +84,7 @@ class Http(Listener):
 
     enabled: bool = True
     listen: Listen = "127.0.0.1:8470"
+    own_process: bool = False
 
 
 class Metrics(Section):

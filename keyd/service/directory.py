@@ -12,9 +12,8 @@ from keyd.core import directory
 from keyd.core.clock import Clock
 from keyd.core.directories import Directories
 from keyd.core.errors import KeyStateError, NotFoundError
-from keyd.service.http import respond
 from keyd.service.http_host import BadHostError, host_of
-from keyd.service.pages import NOT_KEPT, PUBLIC, Finder, Headers, Page, same_for, text
+from keyd.service.pages import NOT_KEPT, PUBLIC, Finder, Headers, Page, respond, same_for, text
 
 #: Seconds that a request waits for the first signatures of a new key, or of a new document.
 _PATIENCE = 2.0

@@ -15,9 +15,8 @@ from keyd.core.documents import MEDIA_TYPE, NAMES, Documents
 from keyd.core.errors import KeyStateError, NotFoundError
 from keyd.core.jwks import Document
 from keyd.core.publication import Publication, Rules
-from keyd.service.http import respond
 from keyd.service.http_host import BadHostError, host_of
-from keyd.service.pages import NOT_KEPT, Headers, Page, of_document, text
+from keyd.service.pages import NOT_KEPT, Headers, Page, of_document, respond, text
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

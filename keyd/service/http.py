@@ -15,9 +15,8 @@ from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.publication import Publication
 from keyd.service.http_host import BadHostError, host_of
-from keyd.service.pages import NOT_KEPT, Headers, Page, of_document, text, unchanged
+from keyd.service.pages import JWKS, NOT_KEPT, Headers, Page, of_document, respond, text
 
-PATH = "/.well-known/jwks.json"
 _PROBE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -44,7 +43,7 @@ def application(keyring: Keyring, publication: Publication, monitor: Monitor, mo
 
     app = Starlette(
         routes=[
-            Route(PATH, answer_set),
+            Route(JWKS, answer_set),
             Route("/keys/{name}/jwks.json", answer_set),
             Route("/livez", alive),
             Route("/readyz", ready),
@@ -71,10 +70,3 @@ def jwk_set(keyring: Keyring, publication: Publication, name: str | None, header
             return text(404, "no such key")  # as if it were not there: it is none of the internet's business
         return text(503, "nothing is published now", {**NOT_KEPT, "Retry-After": "5"})
     return of_document(document, jwks.MEDIA_TYPE, keyring.clock.now())
-
-
-def respond(page: Page, headers: Headers) -> Response:
-    """Return the response to a request with these headers: the page, or that the client has it already."""
-    if page.etag is not None and unchanged(headers, page.etag):
-        return Response(status_code=304, headers=page.fields)
-    return Response(page.body, page.status, {**page.fields, **page.whole_fields}, page.media_type)

@@ -14,8 +14,7 @@ from http import HTTPStatus
 import h11
 
 from keyd.core.clock import Clock
-from keyd.service.http import respond
-from keyd.service.pages import Finder
+from keyd.service.pages import Finder, Headers, Page, respond
 
 #: Longest request that is remembered, longest answer, and all of both together, in bytes.
 _LONGEST_REQUEST = 2 * 1024
@@ -33,6 +32,7 @@ class Ready:
     """Ready answers, for as long as the state of the daemon is the same, and no deadline of one of them has passed.
 
     Attributes:
+        paths: those of the pages, but for those of keys.
         hits: requests that were answered as they were before.
         misses: those that had to be read, and were answered.
     """
@@ -49,6 +49,7 @@ class Ready:
         page_of_key: what finds that of a key, by its name.
         state: all that the pages depend on, but the time: they are the same while each of these objects is.
         """
+        self.paths = tuple(pages)
         self._pages = pages
         self._page_of_key = page_of_key
         self._look = state
@@ -75,14 +76,18 @@ class Ready:
             return known
         return self._read(sent, own, now)
 
+    def page(self, path: str, headers: Headers) -> Page | None:
+        """Return the page at a path; None where there is none, or it has to be waited for."""
+        find = self._finder(path)
+        return None if find is None else find(headers)
+
     def _read(self, sent: bytes, own: Own, now: float) -> bytes | None:
         connection = h11.Connection(h11.SERVER)
         request = _whole(connection, sent)
-        find = None if request is None else self._finder(request.target)
-        if request is None or find is None:
+        if request is None:
             return None
         headers = [(name.lower(), value) for name, value in request.headers]
-        page = find(headers)
+        page = self.page(request.target.decode("ascii"), headers)
         if page is None or page.fresh <= 0:
             return None
         response = respond(page, headers)
@@ -99,8 +104,7 @@ class Ready:
         self._keep(sent, answer)
         return answer
 
-    def _finder(self, target: bytes) -> Finder | None:
-        path = target.decode("ascii")
+    def _finder(self, path: str) -> Finder | None:
         of_key = _OF_KEY.fullmatch(path)
         return self._pages.get(path) if of_key is None else self._page_of_key(of_key[1])
 

@@ -32,15 +32,6 @@ class _Config(uvicorn.Config):
     ready: Ready | None = None
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Listen on an address. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=2048)
-    # Connections inherit it. Without it the body of each answer but the first waits some 40 ms for the head to be acknowledged.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
-
-
 class _Connection(H11Protocol):  # h11 refuses a request with two Host lines
     """A connection that ends when its client does not get on: uvicorn waits for a request, or for a reader, for ever."""
 
@@ -124,6 +115,15 @@ class _Server(uvicorn.Server):
         yield  # signals are the daemon's
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=2048)
+    # Connections inherit it. Without it the body of each answer but the first waits some 40 ms for the head to be acknowledged.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
 class HttpServer:
     """One HTTP listener.
 
@@ -132,24 +132,19 @@ class HttpServer:
         ready: answers before it, where it has some.
     """
 
-    def __init__(
-        self,
-        app: Callable[..., Any],
-        host: str,
-        port: int,
-        listening: socket.socket | None = None,
-        *,
-        ready: Ready | None = None,
-    ) -> None:
-        """Bind the address at once, so that a taken port stops the start; or take a socket that listens there.
+    def __init__(self, app: Callable[..., Any], host: str, port: int, ready: Ready | None = None) -> None:
+        """Bind the address at once, so that a taken port stops the start; ``ready`` has answers before ``app``. Raises OSError."""
+        self._serve_at(bound(host, port), app, ready)
 
-        Args:
-            ready: has answers before ``app``.
+    @classmethod
+    def at(cls, listener: socket.socket, app: Callable[..., Any], ready: Ready | None = None) -> HttpServer:
+        """Return a server of a socket of :func:`bound`."""
+        server = cls.__new__(cls)
+        server._serve_at(listener, app, ready)
+        return server
 
-        Raises:
-            OSError: the address cannot be bound.
-        """
-        self._socket = listening or listen(host, port)
+    def _serve_at(self, listener: socket.socket, app: Callable[..., Any], ready: Ready | None) -> None:
+        self._socket = listener
         config = _Config(
             app,
             http=_Connection,

@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from starlette.responses import Response
+
 from keyd.core.jwks import Document
 
+#: Where the JWK Set of a host is.
+JWKS = "/.well-known/jwks.json"
 #: Names in lower case, with values, as ASGI has them.
 Headers = Iterable[tuple[bytes, bytes]]
 #: Finds the page that is asked for at one path. None: it has to be waited for.
@@ -61,3 +65,10 @@ def unchanged(headers: Headers, etag: str) -> bool:
     if asked.strip() == b"*":
         return True
     return etag.encode() in {tag.strip().removeprefix(b"W/") for tag in asked.split(b",")}
+
+
+def respond(page: Page, headers: Headers) -> Response:
+    """Return the response to a request with these headers: the page, or that the client has it already."""
+    if page.etag is not None and unchanged(headers, page.etag):
+        return Response(status_code=304, headers=page.fields)
+    return Response(page.body, page.status, {**page.fields, **page.whole_fields}, page.media_type)

@@ -21,7 +21,7 @@ from keyd.service.gate.limits import Complaints
 from keyd.service.gate.listener import listening
 from keyd.service.gate.tls import listen as listen_tcp
 from keyd.service.gate.unix import Door
-from keyd.service.http_server import listen as listen_http
+from keyd.service.http_server import bound
 from keyd.workers.supervisor import Supervisor
 
 #: After each connection over TCP, in seconds, and after one that could not be accepted: others have their turn.
@@ -93,9 +93,9 @@ def _prepare(config: Config, text: str, path: Path | None, stack: AsyncExitStack
     reserve([place for place, _ in ways.values()], stack)
     shared: dict[str, socket.socket] = {}
     if config.http.enabled:
-        shared["http"] = stack.enter_context(listen_http(config.http.host, config.http.port))
+        shared["http"] = stack.enter_context(bound(config.http.host, config.http.port))
     if config.metrics.address is not None:
-        shared["metrics"] = stack.enter_context(listen_http(*config.metrics.address))
+        shared["metrics"] = stack.enter_context(bound(*config.metrics.address))
     descriptors = {name: listening.fileno() for name, listening in shared.items()}
     supervisor = Supervisor(config, text, None if path is None else str(path), descriptors, lock)
     stack.push_async_callback(supervisor.stop)
