@@ -7,6 +7,8 @@ import sqlite3
 from pathlib import Path
 from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from backends.api import Algorithm, BackendContext
 from backends.file import FileBackend, FileConfig
 from backends.secrets import SecretRef
@@ -22,11 +24,18 @@ def populate(state: Path, kek: Path, template: str, count: int) -> None:
         template: name of a key with one version, of which the others are copies but for their key pair.
     """
     directory = next(path for path in state.rglob("keys") if path.is_dir())
-    with mock.patch("os.fsync"):
+    made = []
+    # Without waiting for the disk, and without reading back and decrypting what was just written.
+    with mock.patch("os.fsync", lambda _: None), mock.patch("backends.file.generate_private_key") as generate:
         backend = FileBackend.open(
             FileConfig(directory=directory, kek=SecretRef(file=kek)), BackendContext("file", directory.parent)
         )
-        made = [_version(backend, f"key-{number:06}") for number in range(count)]
+        for number in range(count):
+            private = generate.return_value = Ed25519PrivateKey.generate()
+            name = f"key-{number:06}"
+            handle = backend.create(name, 1, Algorithm.ED25519)
+            made.append((name, handle, *jwk.from_public_key(private.public_key())))
+        assert jwk.from_public_key(backend.public_key(made[-1][1])) == made[-1][2:]
         backend.close()
     with sqlite3.connect(state / "keyd.db", isolation_level=None) as database:
         database.row_factory = sqlite3.Row
@@ -42,12 +51,6 @@ def populate(state: Path, kek: Path, template: str, count: int) -> None:
         database.execute("COMMIT")
     database.close()
     os.sync()
-
-
-def _version(backend: FileBackend, name: str) -> tuple[str, str, str, str]:
-    """Make a key pair. Returns the name of the key, the handle, the public JWK and the thumbprint."""
-    handle = backend.create(name, 1, Algorithm.ED25519)
-    return (name, handle, *jwk.from_public_key(backend.public_key(handle)))
 
 
 def _copy(database: sqlite3.Connection, table: str, column: str, template: str, changes: list[dict[str, str]]) -> None:

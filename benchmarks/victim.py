@@ -1,6 +1,6 @@
 """An agent that signs at a calm pace over one connection, and what it notices of what others do meanwhile.
 
-As a program of its own, ``python benchmarks/victim.py ADDRESS KEY SECONDS PACE ROOT``, it says when it is ready and begins when it reads a line.
+As a program of its own, ``python benchmarks/victim.py ADDRESS KEY SECONDS PACE``, it says when it is ready and begins when it reads a line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 PACE = 200  # signatures a second
 
@@ -18,7 +19,7 @@ def victim(
     address: str, seconds: float, flood: AbstractContextManager[object], *, key: str = "victim"
 ) -> tuple[float, float, int]:
     """Return the victim's p50 and p99 in milliseconds, and how many of its signatures failed. It is connected before the flood begins."""
-    command = [sys.executable, __file__, address, key, str(seconds), str(PACE), sys.path[-1]]
+    command = [sys.executable, __file__, address, key, str(seconds), str(PACE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -56,5 +57,5 @@ def _work(address: str, key: str, seconds: float, pace: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.append(sys.argv[5])
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
     _work(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))

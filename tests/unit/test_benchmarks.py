@@ -13,6 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2]))  # last: the keyd that is tested is the one that is installed
 
 from benchmarks import compare, figures, load, profile, report
+from benchmarks.daemon import allowed_in
 from benchmarks.figures import Entry, Outcome, Table
 from benchmarks.goals import workers
 from benchmarks.load import Load, Target
@@ -161,6 +162,18 @@ def test_the_command_line_of_the_load_generator(tmp_path: Path) -> None:
     ]
     assert (tmp_path / "body").read_bytes() == b"body"
     assert load.command(Target("x", 1, "http://h/m"), 1, 1, tmp_path) == ["h2load", "-D1000ms", "-c1", "-m1", "http://h/m"]
+
+
+def test_signatures_are_counted_from_the_figures_of_the_daemon() -> None:
+    text = """\
+# TYPE keyd_decisions_total counter
+keyd_decisions_total{operation="sign",reason=""} 1200.0
+keyd_decisions_total{operation="sign",reason="",worker="2"} 1e+02
+keyd_decisions_total{operation="sign",reason="RATE"} 7.0
+keyd_decisions_total{operation="sign_jwt",reason=""} 9.0
+"""
+    assert allowed_in(text) == 1300
+    assert allowed_in("") == 0
 
 
 def test_the_share_of_the_load_generator_is_taken_out() -> None:
