@@ -43,7 +43,9 @@ class _Agent:
         """Take what there is. Raises ConnectionError at the end."""
         data = self.socket.recv(65536)
         if not data:
-            raise ConnectionError("keyd closed the connection")
+            raise ConnectionError(
+                f"keyd closed a connection that had {self.messages} messages and {len(self._received)} octets more"
+            )
         self._received += data
         while len(self._received) >= 9 and len(self._received) >= 9 + (size := int.from_bytes(self._received[:3])):
             kind, flags, payload = self._received[3], self._received[4], self._received[9 : 9 + size]
@@ -70,14 +72,15 @@ def _work(path: str, count: int, key: str) -> None:
 
     request = pb.WatchKeysRequest(keys=[key]).SerializeToString()
     selector = selectors.DefaultSelector()
-    agents = [_connect(path, request) for _ in range(count)]
-    for agent in agents:
-        selector.register(agent.socket, selectors.EVENT_READ, agent)
+    agents: list[_Agent] = []
     ready, said = False, time.monotonic()
     while True:
-        for event, _ in selector.select(1):
+        if len(agents) < count:  # keyd looks at 50 a second; those that are connected are read meanwhile
+            agents.append(_connect(path, request))
+            selector.register(agents[-1].socket, selectors.EVENT_READ, agents[-1])
+        for event, _ in selector.select(0 if len(agents) < count else 1):
             event.data.read()
-        if not ready and all(agent.messages for agent in agents):
+        if not ready and len(agents) == count and all(agent.messages for agent in agents):
             print("ready", flush=True)
             ready = True
         if ready and time.monotonic() >= said + 1:

@@ -15,9 +15,9 @@ sys.path.append(str(Path(__file__).parents[2]))  # last: the keyd that is tested
 from benchmarks import compare, figures, load, profile, report
 from benchmarks.daemon import allowed_in
 from benchmarks.figures import Entry, Outcome, Table
-from benchmarks.goals import workers
+from benchmarks.goals import Options, workers
 from benchmarks.load import Load, Target
-from benchmarks.run import GOALS, QUICK
+from benchmarks.run import GOALS, QUICK, is_whole
 
 MEMBERS = {"goal", "figure", "bar", "met", "unit", "better", "what"}
 
@@ -186,6 +186,13 @@ def test_every_goal_has_its_module() -> None:
     there = {path.stem for path in (Path(load.__file__).parent / "goals").glob("[a-z]*.py")}
     assert there == set(GOALS.values())
     assert set(QUICK) < set(GOALS)
+
+
+def test_what_is_less_than_the_goals_ask_for_is_not_written_down() -> None:
+    assert is_whole(list(GOALS), Options(seconds=1, rounds=1))
+    assert not is_whole(list(GOALS)[1:], Options())
+    for less in ({"keys": 99_999}, {"agents": 999}, {"all_transports": False}):
+        assert not is_whole(list(GOALS), Options(**less))  # type: ignore[arg-type]
 
 
 RAW = """\
