@@ -473,6 +473,8 @@ class Keyring:
         return lambda version: backend.create(key.name, version, key.algorithm)
 
     def _show(self, key: Key, changed: Sequence[KeyVersion]) -> None:
+        if key.change == self._read + 1:
+            self._read = key.change  # our own, and nobody's came before
         view = self.snapshot.keys.get(key.name) or KeyView(key, ())
         versions = {v.record.version: v for v in view.versions} | {record.version: VersionView(record) for record in changed}
         self._swap(self.snapshot.with_keys(KeyView(key, tuple(versions[number] for number in sorted(versions)))))

@@ -87,13 +87,17 @@ class SqlStore:
             whose = whose.where(versions.c.key.in_(select(keys.c.name).where(keys.c.change > after)))
         with self._database.reading() as connection:
             migrate.check(connection)
+            change = connection.execute(select(tables.changes.c.last)).scalar_one()
+            intents = tuple(rows.to_intent(row) for row in connection.execute(select(tables.intents)))
+            if after and change == after:  # which keys changed is found by a look at all of them
+                return Records((), (), intents, change)
             found = tuple(map(rows.to_key, _many(connection.execute(which))))
             names = {key.name: key.name for key in found}
             return Records(
                 keys=found,
                 versions=tuple(rows.to_version(row, names) for row in _many(connection.execute(whose))),
-                intents=tuple(rows.to_intent(row) for row in connection.execute(select(tables.intents))),
-                change=connection.execute(select(tables.changes.c.last)).scalar_one(),
+                intents=intents,
+                change=change,
             )
 
     def next_version(self, key: str) -> int:
@@ -111,7 +115,7 @@ class SqlStore:
         """
         table = tables.numbers
         with self._database.writing() as connection:
-            _next_change(connection)  # whoever else gives out a number comes after
+            _wait_for_changes(connection)  # whoever else gives out a number comes after
             self._need_no_other(connection, intent.key)
             last = connection.execute(select(table.c.last).where(table.c.key == intent.key)).scalar() or 0
             if last >= intent.version:
@@ -301,6 +305,12 @@ def _next_change(connection: Connection) -> int:
     connection.execute(update(table).values(last=table.c.last + 1))
     migrate.check(connection)
     return int(connection.execute(select(table.c.last)).scalar_one())
+
+
+def _wait_for_changes(connection: Connection) -> None:
+    """Take no number, for no key changes; but until the transaction ends, everybody else who writes waits. Raises as :func:`_next_change`."""
+    connection.execute(update(tables.changes).values(last=tables.changes.c.last))
+    migrate.check(connection)
 
 
 def _write_key(connection: Connection, key: Key, change: int) -> Key:
