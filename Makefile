@@ -7,7 +7,7 @@ NODE   := examples/typescript
 NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile rotations bench-scale bench-client lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile rotations bench-scale bench-client hostile-http2 lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -34,6 +34,9 @@ rotations: $(VENV)/test.stamp $(VENV)/keyd.stamp ## sign with 32 clients while o
 
 hostile: $(VENV)/test.stamp $(VENV)/keyd.stamp ## send a daemon valid inputs broken in every known way; CASES= is how many
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m hostile --cases $(or $(CASES),12000) $(ARGS)
+
+hostile-http2: $(VENV)/test.stamp $(VENV)/keyd.stamp ## attack a daemon with HTTP/2 that nobody means well with, and print what it cost; SECONDS= of each
+	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m hostile.http2 --seconds $(or $(SECONDS),5) $(ARGS)
 
 fleet: $(VENV)/test.stamp $(VENV)/keyd.stamp ## three replicas under load, rotations, kills and database restarts; MINUTES= is for how long
 	PYTHONSAFEPATH=1 PYTHONPATH=tests $(BIN)/python -m fleet --minutes $(or $(MINUTES),10) $(ARGS)
