@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -65,14 +66,15 @@ def document(found: Outcome, origin: Mapping[str, object]) -> dict[str, object]:
 
 def origin() -> dict[str, object]:
     """Return where figures are from: machine, date, commit."""
-    return {"date": today(), "commit": commit(), "machine": describe()}
+    # The last 15 minutes, this run among them: far above 2 or 3 means that others used the machine, and that rates mean little.
+    return {"date": today(), "commit": commit(), "machine": describe(), "load_average": round(os.getloadavg()[2], 1)}
 
 
 def write(found: Outcome) -> None:
     """Write all of it."""
     where = origin()
     machine = describe()
-    source = f"Commit {where['commit']}, {where['date']}: {machine['cores']} cores ({machine['processor']}), {machine['system']}, Python {machine['python']}."
+    source = f"Commit {where['commit']}, {where['date']}: {machine['cores']} cores ({machine['processor']}), {machine['system']}, Python {machine['python']}, load average {where['load_average']}."
     text = DOCUMENT.read_text()
     text = between(text, "goals", f"{source}\n\n{goals_table(found.entries)}")
     text = between(text, "tables", "\n\n".join(f"### {table.title}\n\n{table.markdown()}" for table in found.tables))
