@@ -7,7 +7,7 @@ NODE   := examples/typescript
 NPM_PEERS := tests/peers/npm/node_modules/stamp
 SOURCE := $(shell git ls-files keyd backends pyproject.toml README.md 2>/dev/null)
 
-.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile rotations bench-scale bench-client hostile-http2 lint format proto clean
+.PHONY: help demo test contract faults audit-faults hostile simulate fuzz lifecycle fleet examples sessions bench-stores bench-cost bench-path bench-flood bench bench-quick bench-compare bench-profile rotations bench-scale bench-client hostile-http2 bench-workers lint format proto clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -95,6 +95,10 @@ bench-flood: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what one caller notices of
 
 bench-client: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what an agent in Python can expect of the client, next to a bare grpcio stub
 	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/client.py $(ARGS)
+
+bench-workers: $(VENV)/test.stamp $(VENV)/keyd.stamp ## how much more two worker processes sign than one
+	sh .ci/install-h2load
+	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/workers.py $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .

@@ -209,9 +209,14 @@ class Supervisor:
     # ---- connections
 
     async def enter(self, way: str, client: socket.socket, peer: Peer, account: str) -> None:
-        """Hand a connection over a Unix socket to the worker of its caller. Raises OSError when that does not take it."""
+        """Hand a connection over a Unix socket to the worker of its caller. Raises OSError when that does not take it.
+
+        While no worker takes any, it waits: who is refused comes again at once, and keeps the workers from starting.
+        """
         handed = False
         try:
+            while not self._assignments.workers:
+                await self._changed.wait()
             who = self._who(peer.principal)
             child = self._place(who)
             number = next(self._numbers)
