@@ -104,9 +104,10 @@ class Publisher:
         ours, theirs = socket.socketpair()
         with theirs:
             passed = self._listener.fileno(), theirs.fileno()
+            # -P: nothing is imported from the directory that the daemon was started in.
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "keyd.service.publisher", *map(str, passed), *self._logging, *self._ready.paths),
+                *("-P", "-m", "keyd.service.publisher", *map(str, passed), *self._logging, *self._ready.paths),
                 pass_fds=passed,
                 stdin=asyncio.subprocess.DEVNULL,
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
