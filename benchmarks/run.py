@@ -46,7 +46,7 @@ def measure(names: list[str], options: Options) -> Outcome:
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is in the report
             traceback.print_exc()
             one = Outcome(
-                [Entry(name, None, 0, "", f"could not be measured: {type(exc).__name__}: {str(exc).splitlines()[0][:200]}")]
+                [Entry(name, None, 0, "", f"could not be measured ({type(exc).__name__}); what the command printed says why")]
             )
         for table in one.tables:
             print(f"\n{table.title}\n\n{table.markdown()}", flush=True)
