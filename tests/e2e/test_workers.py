@@ -60,6 +60,7 @@ class Workers(DaemonProcess):
         for name in NAMES:
             copy_of_python(self.directory / name)
         self.agents: dict[str, Agent] = {}
+        self.starts = 0
 
     def agent(self, name: str) -> Agent:
         if name not in self.agents:
@@ -67,7 +68,8 @@ class Workers(DaemonProcess):
         return self.agents[name]
 
     def wait_until_up(self) -> None:
-        wait_for(lambda: any(event.get("event") == "serving" for event in self.events()), 60)
+        self.starts += 1
+        wait_for(lambda: sum(event.get("event") == "serving" for event in self.events()) == self.starts, 120)
         super().wait_until_up()
 
     def pids(self) -> list[int]:

@@ -1,0 +1,98 @@
+"""What processes of one daemon hand to each other, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from keyd.service.gate.entrance import MAIN, Arrival
+from keyd.service.gate.peer import identify
+from keyd.team.channel import Channel, ChannelError
+from keyd.team.figures import merged
+from keyd.team.handover import hand_over, pair, taken
+
+
+@asynccontextmanager
+async def channels() -> AsyncIterator[tuple[Channel, Channel]]:
+    async def answer(what: str, about: dict[str, Any]) -> Any:
+        if what == "fail":
+            raise ValueError("it cannot be done")
+        return {"what": what, **about}
+
+    ends = [await Channel.over(end, answer) for end in socket.socketpair()]
+    running = [asyncio.create_task(end.run()) for end in ends]
+    yield ends[0], ends[1]
+    for end in ends:
+        end.close()
+    await asyncio.gather(*running)
+
+
+async def test_both_ends_ask_and_each_question_gets_its_answer() -> None:
+    async with channels() as (one, other):
+        found = await asyncio.gather(*(end.ask("echo", number=number) for number, end in enumerate([one, other] * 20)))
+        assert [each["number"] for each in found] == list(range(40))
+        large = await one.ask("echo", text="x" * 3_000_000)
+        assert len(large["text"]) == 3_000_000
+
+
+async def test_a_question_that_fails_or_finds_nobody_is_an_error() -> None:
+    async with channels() as (one, other):
+        with pytest.raises(ChannelError, match="it cannot be done"):
+            await one.ask("fail")
+        waiting = asyncio.create_task(one.ask("echo"))
+        await asyncio.sleep(0)
+        other.close()
+        with pytest.raises(ChannelError, match="gone"):
+            await waiting
+        with pytest.raises(ChannelError, match="gone"):
+            await one.ask("echo")
+
+
+def test_a_connection_arrives_with_who_it_is() -> None:
+    near, far = pair()
+    client, accepted = socket.socketpair()
+    peer = identify(accepted)
+    hand_over(near, Arrival(7, MAIN, accepted, peer))
+    before = peer.principal, peer.credentials
+    accepted.close()
+    peer.close()
+    found = taken(far)
+    assert found is not None and found.peer is not None
+    assert (found.number, found.way, (found.peer.principal, found.peer.credentials)) == (7, MAIN, before)
+    assert found.peer.runs_the_same_program()
+    assert not os.get_inheritable(found.client.fileno())
+    client.send(b"x")
+    assert found.client.recv(1) == b"x"
+    found.peer.close()
+    assert not found.peer.runs_the_same_program()
+    for each in (client, found.client, near, far):
+        each.close()
+
+
+def test_nothing_arrives_from_nobody() -> None:
+    near, far = pair()
+    with pytest.raises(BlockingIOError):
+        taken(far)
+    near.close()
+    assert taken(far) is None
+    far.close()
+
+
+def test_the_figures_of_each_worker_are_told_apart() -> None:
+    texts = {}
+    for number in (1, 2):
+        registry = CollectorRegistry()
+        Counter("things", "Things", ("kind",), registry=registry).labels("some").inc(number)
+        texts[number] = generate_latest(registry)
+    families = {each.name: each for each in text_string_to_metric_families(merged(texts).decode())}
+    family = families["things"]
+    totals = {s.labels["worker"]: (s.labels["kind"], s.value) for s in family.samples if s.name == "things_total"}
+    assert totals == {"1": ("some", 1.0), "2": ("some", 2.0)}
