@@ -298,3 +298,15 @@ def test_who_stops_it_stops_every_worker_and_leaves_whole_trails(shared: Workers
     newest = trails[1] / files.CURRENT
     newest.write_bytes(newest.read_bytes()[:-700])  # the end of the second trail is cut off
     assert keyd(shared, "audit", "verify").returncode == 1
+
+
+def test_one_that_cannot_start_ends_all_with_its_exit_code() -> None:
+    daemon = Workers()
+    try:
+        (daemon.directory / "kek").unlink()
+        daemon.start(wait=False)
+        assert daemon.process is not None
+        assert daemon.process.wait(60) == 8
+        assert any(event.get("event") == "worker cannot start" for event in daemon.events())
+    finally:
+        daemon.close()

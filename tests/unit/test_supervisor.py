@@ -1,0 +1,44 @@
+"""Who has to be in one worker with whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keyd import config
+from keyd.core.principal import Principal
+from keyd.workers.supervisor import Supervisor
+
+CONFIG = """
+[server]
+state_dir = "/var/lib/keyd"
+workers = 2
+[grants.operators]
+principals = [{ uid = 1 }, { uid = 2 }]
+operations = ["*"]
+keys = ["*"]
+[grants.named]
+principals = [{ uid = 3, executable = "/usr/bin/named" }]
+keys = ["*"]
+purposes = ["http"]
+"""
+DUAL = '[policy]\ndual_control = ["destroy_version"]\n'
+
+
+def who(text: str, *principals: Principal) -> set[str]:
+    supervisor = Supervisor(config.loads(text, Path("/etc/keyd/keyd.toml")), text, None, {}, 0)
+    return {supervisor._who(principal) for principal in principals}
+
+
+def test_programs_that_no_grant_tells_apart_are_with_one_worker() -> None:
+    copies = [Principal(uid=3, executable=f"/tmp/copy-{number}") for number in range(3)]
+    assert who(CONFIG, *copies) == {"uid:3"}
+    assert len(who(CONFIG, copies[0], Principal(uid=3, executable="/usr/bin/named"))) == 2
+    assert len(who(CONFIG, Principal(uid=3), Principal(uid=4))) == 2
+
+
+@pytest.mark.parametrize(("text", "places"), [(CONFIG, 2), (CONFIG + DUAL, 1)])
+def test_two_operators_are_with_one_worker_where_both_have_to_ask(text: str, places: int) -> None:
+    assert len(who(text, Principal(uid=1), Principal(uid=2))) == places
+    assert who(text, Principal(uid=3)).isdisjoint(who(text, Principal(uid=1)))
