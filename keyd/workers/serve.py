@@ -109,7 +109,6 @@ def _prepare(config: Config, text: str, path: Path | None, stack: AsyncExitStack
             thread_prefix=f"{THREAD_PREFIX}gate",
         )
         stack.push_async_callback(door.close)
-        stack.callback(door.stop)
         doors.append(door)
     tcp = {name: listen_tcp(name, section.host, section.port) for name, section in config.tcp.items()}
     for each in (each for sockets in tcp.values() for each in sockets):
@@ -118,6 +117,7 @@ def _prepare(config: Config, text: str, path: Path | None, stack: AsyncExitStack
     def open_doors() -> None:
         for door in doors:
             door.start()
+            stack.callback(door.stop)
         for name, sockets in tcp.items():
             for each in sockets:
                 stack.push_async_callback(_end, asyncio.create_task(_accept(each, partial(supervisor.arrive, name))))

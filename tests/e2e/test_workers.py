@@ -72,6 +72,11 @@ class Workers(DaemonProcess):
         wait_for(lambda: sum(event.get("event") == "serving" for event in self.events()) == self.starts, 120)
         super().wait_until_up()
 
+    def events(self) -> list[dict[str, object]]:
+        """What is in the log, whole lines only: one may be being written."""
+        whole = self.log.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+
     def pids(self) -> list[int]:
         """The workers' process ids."""
         assert self.process is not None

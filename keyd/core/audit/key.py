@@ -7,7 +7,7 @@ from math import isfinite
 
 from backends.api import Algorithm
 from keyd.core.audit.checkpoints import TYPE, compact
-from keyd.core.errors import AlreadyExistsError, ConflictError, InvalidArgumentError
+from keyd.core.errors import AlreadyExistsError, ConflictError, InvalidArgumentError, KeydError
 from keyd.core.jwks import public_jwk
 from keyd.core.jws import b64url
 from keyd.core.keyring import Keyring
@@ -17,6 +17,8 @@ from keyd.core.timeline import LifecyclePolicy
 
 #: In the order of preference: the first that the backend does.
 _ALGORITHMS = (Algorithm.ED25519, Algorithm.ES256, Algorithm.ES384, Algorithm.PS512, Algorithm.RS256)
+#: How often to look for a key that another process is making, and how long to wait in between, in seconds.
+_LOOKS, _BETWEEN = 8, 0.25
 
 
 class AuditKey:
@@ -66,11 +68,17 @@ class AuditKey:
         try:
             return (await self._keyring.create(key)).key
         except (AlreadyExistsError, ConflictError) as exc:
+            return await self._made_by_another(exc)
+
+    async def _made_by_another(self, failure: KeydError) -> KeyView:
+        """Return the key that another worker or replica makes at the same time. Raises AlreadyExistsError: nobody does."""
+        for _ in range(_LOOKS):
             self.check()
             view = self._keyring.snapshot.keys.get(self.name)
-            if view is not None:  # another worker or replica has just made it
+            if view is not None:
                 return view
-            raise AlreadyExistsError(f"the audit key cannot be made; set audit.key to another name. {exc}") from exc
+            await self._keyring.changed(_BETWEEN)
+        raise AlreadyExistsError(f"the audit key cannot be made; set audit.key to another name. {failure}") from failure
 
     def public_jwks(self) -> str:
         """Return the JWK Set of every version that there ever was, which is what verifies checkpoints.
