@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,6 +46,13 @@ keys = ["shared"]
 purposes = ["raw"]
 rate = 0.01
 burst = 5
+[grants.network]
+principals = [{{ loopback = true }}]
+keys = ["shared"]
+purposes = ["raw"]
+[tcp.local]
+listen = "127.0.0.1:{port}"
+plaintext = true
 """
 NAMES = ("alpha", "beta", "few")
 
@@ -55,7 +63,9 @@ class Workers(DaemonProcess):
     def __init__(self, sections: str = "") -> None:
         super().__init__()
         text = self.config.read_text().replace("[http]", "workers = 2\n[http]", 1)
-        values = {"python": os.path.realpath(sys.executable), "directory": self.directory}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        values = {"python": os.path.realpath(sys.executable), "directory": self.directory, "port": self.port}
         self.config.write_text(text + WORKERS.format(**values) + sections)
         for name in NAMES:
             copy_of_python(self.directory / name)
@@ -133,6 +143,14 @@ def test_all_connections_of_a_program_are_with_one_worker_so_that_its_rate_is_on
     few = shared.agent("few")
     answers = Counter(few.sign("shared", anew=True).split()[0] for _ in range(8))
     assert answers == {"kid": 5, "no": 3}
+
+
+def test_over_tcp_an_address_has_one_worker(shared: Workers) -> None:
+    with Agent(shared.directory / "alpha", f"127.0.0.1:{shared.port}") as network:
+        before = shared.done_by()
+        assert {network.sign("shared", anew=True) for _ in range(4)} == {kid(shared, "shared")}
+        assert network.sign("alpha") == "no GRANT"
+        assert list((shared.done_by() - before).values()) == [4]
 
 
 def kid(daemon: Workers, key: str) -> str:
