@@ -64,6 +64,7 @@ class Front:
             handshake_timeout=limits.handshake_timeout,
             idle_timeout=limits.idle_timeout,
             keepalive=limits.keepalive,
+            drain_timeout=server.drain_timeout,
         )
         ages = [listener.max_connection_age for listener in config.tcp.values()]
         calls = Quota(server.max_concurrent_calls, limits.max_calls_per_caller)

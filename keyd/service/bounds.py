@@ -17,6 +17,7 @@ class Bounds:
         keepalive: without a word, until the other end is asked whether it is there.
         max_age: until a connection gets no new calls, give or take a tenth; it ends with its last one. None: never.
         max_connections: connections at one time, beyond which further ones are closed at once. None: whoever listens in front counts them.
+        drain_timeout: when keyd ends, what calls under way have at most.
     """
 
     max_message_bytes: int = 1024 * 1024
@@ -27,3 +28,4 @@ class Bounds:
     keepalive: float = 60.0
     max_age: float | None = None
     max_connections: int | None = None
+    drain_timeout: float = 30.0

@@ -23,8 +23,8 @@ _STREAM_WINDOW, _CONNECTION_WINDOW = 65_535, 256 * 1024
 _FRAME = 16_384
 #: What a Connect request has around its message.
 _AROUND_MESSAGE = 1024
-#: The server ends when its calls have, and it is keyd that ends these: :meth:`Http2Server.stop`.
-_LONGER_THAN_ANY_DRAIN = 86_400.0
+#: It is keyd that ends calls: :meth:`Http2Server.stop`. So much later, in seconds, the server cuts off who does not read how they ended.
+_LAST_WORDS = 1.0
 
 
 class Http2Server:
@@ -122,5 +122,5 @@ class Http2Server:
             timeout_handshake=bounds.handshake_timeout,
             timeout_keep_alive=bounds.idle_timeout,
             timeout_request_header=bounds.handshake_timeout,
-            timeout_graceful_shutdown=_LONGER_THAN_ANY_DRAIN,
+            timeout_graceful_shutdown=bounds.drain_timeout + _LAST_WORDS,
         )
