@@ -31,9 +31,11 @@ class RawChannel:
         self._stream = -1
         self._received = b""
         self.more_headers: list[tuple[bytes, bytes]] = []
+        self.kind = b"application/grpc"
+        self.settings = b""
 
     def greet(self) -> None:
-        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0))
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, self.settings))
 
     def send(self, path: str, message: bytes = b"", *, finish: bool = True) -> None:
         """Begin a call; without ``finish``, its message never comes."""
@@ -47,7 +49,7 @@ class RawChannel:
                 (b":scheme", b"http"),
                 (b":path", path.encode()),
                 (b":authority", b"localhost"),
-                (b"content-type", b"application/grpc"),
+                (b"content-type", self.kind),
                 (b"te", b"trailers"),
                 *self.more_headers,
             ]
@@ -55,6 +57,10 @@ class RawChannel:
         body = struct.pack(">BI", 0, len(message)) + message
         head = _frame(_HEADERS, _END_HEADERS, self._stream, headers)
         self.socket.sendall(head + _frame(_DATA, _END_STREAM, self._stream, body) if finish else head)
+
+    def end(self, body: bytes) -> None:
+        """Finish a call that was begun, with what is its body as it stands."""
+        self.socket.sendall(_frame(_DATA, _END_STREAM, self._stream, body))
 
     def receive(self) -> bytes | None:
         """Return the answer of the last call; None when it was an error. Raises ConnectionError when the connection ends."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import shutil
 import socket
+import struct
 import tempfile
 from collections.abc import AsyncIterator
+from ipaddress import IPv6Address
 from pathlib import Path
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import grpc
@@ -30,7 +33,7 @@ from keyd.front import _transport
 from keyd.service.bounds import Bounds
 from keyd.service.call import Call, Caller
 from keyd.service.gate.limits import Quota
-from keyd.service.gate.private import PrivateSocket
+from keyd.service.gate.private import _PROXY, _PROXY_TO, PrivateSocket
 from keyd.v1 import signing_service_pb2 as pb
 from keyd.v1 import signing_service_pb2_grpc as pb_grpc
 
@@ -234,6 +237,22 @@ class TestRefusals:
         assert len(served.held) == 1
         assert not served.service.calls
 
+    async def test_nothing_is_kept_of_them(self, served, channel, stub):
+        """An exception that is raised more than once keeps every frame that it went through."""
+
+        async def refusals(times: int) -> int:
+            for _ in range(times):
+                await code_of(channel.unary_unary("/keyd.v1.SigningService/No")(b""))
+                await code_of(stub.Sign(pb.SignRequest(key="refused")))
+                await code_of(stub.Sign(pb.SignRequest(key="hang"), timeout=0.01))
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await stub.Sign(pb.SignRequest(signature_base=b"a" * 5000), compression=grpc.Compression.Gzip)
+            gc.collect()
+            return sum(isinstance(each, TracebackType) for each in gc.get_objects())
+
+        before = await refusals(2)
+        assert await refusals(10) < before + 10
+
 
 class TestSizes:
     @pytest.mark.parametrize("method", [SIGN, "/keyd.v1.SigningService/SignStream"])
@@ -331,6 +350,17 @@ class TestTheEnd:
         await served.server.stop(0.1)
         assert await code_of(task) is grpc.StatusCode.UNAVAILABLE
         assert served.service.ended.get_nowait() == "cancelled"
+
+    async def test_who_does_not_read_the_answers_holds_it_up_no_longer(self, transport):
+        async with serving(transport, drain_timeout=0.1) as served:
+            with connected(served.path) as client:
+                channel = RawChannel(client)
+                channel.settings = struct.pack(">HI", 4, 0)  # no window: no octet of an answer may be sent
+                for _ in range(3):
+                    channel.send(SIGN, pb.SignRequest(signature_base=b"a" * 1000).SerializeToString())
+                await until(lambda: len(served.service.calls) == 3)
+                async with asyncio.timeout(10):
+                    await served.server.stop(0.1)
 
 
 class TestHealth:
@@ -454,6 +484,29 @@ class TestJson:
         async with asyncio.timeout(5):
             assert await json_served.service.ended.get() == "cancelled"
 
+    @pytest.mark.parametrize(
+        ("kind", "header"),
+        [
+            ("application/grpc+json", "x: y"),
+            ("Application/gRPC", "x: y"),
+            ("application/grpc; charset=utf-8", "x: y"),
+            ("application/json", "x: \udcff"),
+            ("application/json", "content-encoding: \udcff"),
+            ("application/\udcffjson", "x: y"),
+        ],
+    )
+    async def test_what_the_runtime_cannot_read_is_refused_without_a_word_in_the_log(self, json_served, capfd, kind, header):
+        assert await json_served.curl("Sign", "{}", "-H", header, kind=kind) == (415, None)
+        assert len(json_served.held) == 1
+        assert not json_served.service.calls
+        assert '"level":"error"' not in capfd.readouterr().err
+
+    async def test_at_the_end(self, json_served):
+        task = asyncio.ensure_future(json_served.curl("Sign", '{"key": "hang"}'))
+        await json_served.service.begun.wait()
+        await json_served.server.stop(0.1)
+        assert await task == (503, {"code": "unavailable", "message": "keyd stops; connect again"})
+
     async def test_who_is_not_known_is_served_nothing(self):
         async with serving("http2", caller=False) as served:
             status, answer = await served.curl("Sign", "{}")
@@ -484,6 +537,39 @@ class TestWhoCalls:
                 link.settimeout(10)
                 assert await asyncio.to_thread(RawChannel(link).call, SIGN) is not None
         assert [call.principal.uid for call in private.service.calls] == [1, 2]
+
+    async def test_so_have_those_whose_messages_come_in_turns(self, private):
+        """In JSON: who calls is kept beside a message until that is there."""
+        with private.private.connect(Caller(Principal(uid=1))) as one, private.private.connect(Caller(Principal(uid=2))) as two:
+            channels = [RawChannel(link) for link in (one, two)]
+            for channel in channels:
+                channel.socket.settimeout(10)
+                channel.kind = b"application/json"
+                channel.send(SIGN, finish=False)
+                await asyncio.sleep(0.05)
+            for channel, name in zip(reversed(channels), (b"two", b"one"), strict=True):
+                channel.end(b'{"key": "%s"}' % name)
+                assert await asyncio.to_thread(channel.receive) is not None
+        assert [call.principal.uid for call in private.service.calls] == [2, 1]
+
+    async def test_who_brings_a_header_of_his_own_is_closed(self, private):
+        with private.private.connect(Caller(Principal(uid=1))), private.private.connect(Caller(Principal(uid=2))) as link:
+            [address, _] = private.private._callers
+            link.settimeout(10)
+            link.sendall(_PROXY + IPv6Address(address).packed + _PROXY_TO)
+            with pytest.raises(ConnectionError):
+                await asyncio.to_thread(RawChannel(link).call, SIGN)
+        assert not private.service.calls
+
+    @pytest.mark.parametrize("head", [b"\x20\0\0\0", b"\x21\0\0\0"])
+    async def test_one_that_names_nobody_is_of_nobody(self, private, head):
+        """LOCAL, and a family that is not said (proxy-protocol.txt, section 2.2)."""
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.settimeout(10)
+            stranger.connect(private.private._path)
+            stranger.sendall(_PROXY[:12] + head)
+            assert await asyncio.to_thread(RawChannel(stranger).call, SIGN) is None
+        assert not private.service.calls
 
     async def test_a_forgotten_one_is_nobody(self, private):
         link = private.private.connect(Caller(Principal(uid=1)))

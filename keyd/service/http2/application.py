@@ -21,10 +21,10 @@ from keyd.service.http2.framing import Answer, Gone, Receive, RpcError, Scope, S
 from keyd.service.http2.methods import Method
 from keyd.service.status import to_status
 
-_DEADLINE = RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed")
-_STOPS = RpcError(grpc.StatusCode.UNAVAILABLE, "keyd stops; connect again")
-_NO_METHOD = RpcError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as grpcio has it
-_COMPRESSED = RpcError(grpc.StatusCode.UNIMPLEMENTED, "keyd takes no compressed messages; send them with grpc-encoding identity")
+# Not exceptions: one that is raised again and again keeps every frame that it went through.
+_DEADLINE = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed"
+_NO_METHOD = grpc.StatusCode.UNIMPLEMENTED, "Method not found!"  # as grpcio has it
+_COMPRESSED = grpc.StatusCode.UNIMPLEMENTED, "keyd takes no compressed messages; send them with grpc-encoding identity"
 #: gRPC proper, of protobuf; the server lets other kinds through as well.
 _GRPC = (b"application/grpc", b"application/grpc+proto")
 _READ = frozenset((b"content-type", b"grpc-timeout", b"grpc-encoding"))
@@ -40,7 +40,7 @@ class Application:
         self._door = door
         self._callers = callers
         self._limit = bounds.max_message_bytes
-        self._connect = Connect(methods, door, callers, bounds)
+        self._connect = Connect(methods, door, callers, bounds, lambda: self._stopping)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._deadlines = Deadlines()
@@ -97,7 +97,7 @@ class Application:
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-            return framing.status_fields(_STOPS.status)
+            return framing.status_fields(framing.STOPS)
         except Gone:
             raise
         except Exception:  # noqa: BLE001 - the last line of defence
@@ -108,9 +108,9 @@ class Application:
         method = self._methods.get(scope["path"])
         if method is None:
             self._door.hold(self.caller(scope))
-            raise _NO_METHOD
+            raise RpcError(*_NO_METHOD)
         if headers.get(b"grpc-encoding", b"identity") != b"identity":
-            raise _COMPRESSED
+            raise RpcError(*_COMPRESSED)
         return method
 
     def caller(self, scope: Scope) -> Caller | None:
@@ -134,7 +134,7 @@ class Application:
             if not self._deadlines.passed(task):
                 raise
             task.uncancel()
-            raise _DEADLINE from None
+            raise RpcError(*_DEADLINE) from None
         finally:
             self._deadlines.drop(task)
 

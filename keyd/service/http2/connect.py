@@ -6,6 +6,7 @@ can hold bearer tokens: so the codecs here say nothing of it. Compression is off
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ from keyd.core.errors import KeydError, MalformedError
 from keyd.service.bounds import Bounds
 from keyd.service.call import Call, Caller
 from keyd.service.door import Callers, Door, unexpected
-from keyd.service.http2.framing import Headers, Receive, RpcError, Scope, Send
+from keyd.service.http2.framing import STOPS, Headers, Receive, RpcError, Scope, Send
 from keyd.service.http2.methods import Method
 from keyd.service.status import to_status
 
@@ -57,7 +58,11 @@ _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
 class Connect:
     """An ASGI application. Bidirectional streams are for gRPC only: browsers and curl cannot have them."""
 
-    def __init__(self, methods: Mapping[str, Method], door: Door, callers: Callers, bounds: Bounds) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method], door: Door, callers: Callers, bounds: Bounds, stopping: Callable[[], bool]
+    ) -> None:
+        """``stopping`` says whether calls are cancelled because keyd ends."""
+        self._stopping = stopping
         self._door = door
         self._callers = callers
         self._endpoints: dict[str, Any] = {
@@ -83,7 +88,16 @@ class Connect:
         if scope["method"] != "POST":
             await _answer(405, [(b"allow", b"POST")], receive, send)
             return
-        await self._runtime(scope, receive, send)
+        if not _readable(scope["headers"]):
+            self._door.hold(caller)
+            await _answer(415, [], receive, send)
+            return
+        try:
+            await self._runtime(scope, receive, send)
+        except OSError:
+            pass  # the client has left
+        except Exception:  # noqa: BLE001 - the last line of defence; the runtime has answered, or cannot
+            unexpected(scope["path"])
 
     def _hold(self) -> None:
         self._door.hold(_caller.get())
@@ -109,6 +123,9 @@ class Connect:
             try:
                 call = self._enter(method, context)
                 return await method.function(request, call)
+            except asyncio.CancelledError:
+                self._unless_stopping()
+                raise
             except Exception as exc:  # noqa: BLE001 - the last line of defence
                 raise _error(method, exc) from None
             finally:
@@ -124,12 +141,20 @@ class Connect:
                 async with aclosing(method.function(request, call)) as responses:
                     async for response in responses:
                         yield response
+            except asyncio.CancelledError:
+                self._unless_stopping()
+                raise
             except Exception as exc:  # noqa: BLE001 - the last line of defence
                 raise _error(method, exc) from None
             finally:
                 self._leave(call)
 
         return serve
+
+    def _unless_stopping(self) -> None:
+        """Have a call that is cancelled because keyd ends answered so."""
+        if self._stopping():
+            raise _to_connect(STOPS) from None
 
     def _enter(self, method: Method, context: _Context) -> Call | None:
         if method.open:
@@ -139,6 +164,13 @@ class Connect:
     def _leave(self, call: Call | None) -> None:
         if call is not None:
             self._door.leave(call)
+
+
+def _readable(headers: Headers) -> bool:
+    """Say whether the runtime can make something of the headers: it raises what is no answer for those that are not text, and for other kinds of gRPC."""
+    kind = b"".join(value for name, value in headers if name == b"content-type").lower()
+    grpc = kind.startswith(b"application/grpc") and not kind.startswith(b"application/grpc-web")
+    return not grpc and all(value.isascii() for _, value in headers)
 
 
 async def _answer(status: int, headers: Headers, receive: Receive, send: Send) -> None:

@@ -30,6 +30,10 @@ class RpcError(Exception):
         self.status = status_pb2.Status(code=code.value[0], message=message)
 
 
+#: What calls under way are answered when keyd ends. Not an exception: one that is raised again and again keeps every frame that it went through.
+STOPS = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="keyd stops; connect again")
+
+
 def parse_timeout(value: bytes) -> float:
     """Return the seconds of a ``grpc-timeout``. Raises RpcError: it is none."""
     digits = value[:-1]
