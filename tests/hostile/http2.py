@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ from keyd.v1 import signing_service_pb2_grpc
 MOST_MEMORY, MOST_WAITING = 64, 5.0
 #: Those that others notice too much, by the memory that they take all the same at most: grpcio reads a connection on while there is anything to read, and a
 #: field that stands in a table costs the sender one octet and the reader four thousand. docs/threat-model.md says so.
-KNOWN = {"continuation": 256, "hpack_bomb": 320}
+KNOWN = {"continuation": 128, "hpack_bomb": 128}
 OTHER = 65534 if os.geteuid() == 0 else os.geteuid()
 #: Those that the configuration knows.
 TRANSPORTS = ("grpcio", "http2") if "transport" in Server.model_fields else ("grpcio",)
@@ -81,14 +82,14 @@ def connected(greeting=PREFACE + SETTINGS):
     client.connect(path)
     client.sendall(greeting)
     if greeting:
-        # The gate asks with a PING before it lets anything through. After that nothing is read any more.
+        # The gate asks with a PING, and for the ACK of SETTINGS, before it lets anything through. After that nothing is read any more.
         received = b""
         while len(received) < 17 or received[-17:-8] != b"\0\0\x08\6\0\0\0\0\0":
             more = client.recv(4096)
             if not more:
                 raise OSError
             received += more
-        client.sendall(frame(6, 1, 0, received[-8:]))
+        client.sendall(frame(4, 1, 0) + frame(6, 1, 0, received[-8:]))
         time.sleep(0.01)
     counts[0] += 1
     return client
@@ -223,8 +224,9 @@ def attacked(transport: str = "grpcio") -> Iterator[DaemonProcess]:
     for directory in (daemon.directory, daemon.directory / "run"):
         directory.mkdir(exist_ok=True)
         directory.chmod(0o711)
+    text = re.sub(r"^transport = .*\n", "", daemon.config.read_text(), flags=re.MULTILINE)
     more = 'socket_mode = "0666"\n' + (f'transport = "{transport}"\n' if len(TRANSPORTS) > 1 else "")
-    daemon.config.write_text(daemon.config.read_text().replace("[http]", f"{more}[http]", 1))
+    daemon.config.write_text(text.replace("[http]", f"{more}[http]", 1))
     try:
         daemon.start()
         with daemon.admin() as admin:

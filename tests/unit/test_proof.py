@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from keyd.service.gate.proof import MAX_HELD, PREFACE, Proof, ProofError
 
 SETTINGS, PING = 4, 6
+BOUND = bytes([0, 0, 0, SETTINGS, 1, 0, 0, 0, 0])
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:
@@ -27,14 +28,26 @@ def asked(proof: Proof) -> bytes:
 def test_the_answer_is_taken_out_and_the_rest_is_passed_on():
     proof = Proof()
     answer = frame(PING, asked(proof), flags=1)
-    before, after = PREFACE + frame(SETTINGS) + frame(1, b"headers", stream=1), frame(0, b"data", stream=1) + b"\0\0"
+    before, after = PREFACE + frame(SETTINGS) + BOUND + frame(1, b"headers", stream=1), frame(0, b"data", stream=1) + b"\0\0"
     assert PREFACE + proof.answered(before + answer + after) == before + after  # the gate has sent the preface itself
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_nothing_is_passed_on_before_the_client_is_bound_by_the_settings(late):
+    """grpcio would read headers of any size. What the client sent in front of it comes behind it."""
+    proof = Proof()
+    frames = [frame(1, b"headers", stream=1), frame(PING, asked(proof), flags=1)]
+    assert proof.answered(PREFACE + frame(SETTINGS) + b"".join(frames[:late])) is None
+    assert proof.answered(frame(SETTINGS)) is None  # another one of the client's own
+    assert (proof.answered(BOUND + b"".join(frames[late:]))) == frame(SETTINGS) + BOUND + b"".join(
+        [frames[0], frame(SETTINGS)] if late else [frame(SETTINGS), frames[0]]
+    )
 
 
 @given(st.lists(st.integers(1, 80), max_size=30))
 def test_however_it_is_cut(sizes):
     proof = Proof()
-    whole = PREFACE + frame(SETTINGS) + frame(1, b"h" * 40, stream=1) + frame(PING, b"another1", flags=1)
+    whole = PREFACE + frame(SETTINGS) + BOUND + frame(1, b"h" * 40, stream=1) + frame(PING, b"another1", flags=1)
     data = whole + frame(PING, asked(proof), flags=1)
     for size in sizes:
         if len(data) > size:
@@ -72,7 +85,7 @@ def test_the_question_stands_between_frames(sizes):
 )
 def test_what_is_no_answer(wrong):
     proof = Proof()
-    assert proof.answered(PREFACE + frame(SETTINGS) + wrong(asked(proof))) is None
+    assert proof.answered(PREFACE + frame(SETTINGS) + BOUND + wrong(asked(proof))) is None
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"P0", PREFACE[:-1] + b"x", b"\x16\x03\x01"])

@@ -5,6 +5,9 @@ another program: connect, write a request, execute an agent, and be taken for it
 it puts a PING with random bytes (RFC 9113 section 6.7) behind the server's first frames, and passes on nothing from the client
 before these bytes have come back. Only who reads the connection now can answer; what it reads and writes it as well began.
 
+The client's ACK of the server's SETTINGS is waited for as well, and passed on before everything else: grpcio holds a client to no bound
+of its headers before that (RFC 9113 section 6.5.3), and who never sent it would have none.
+
 Every HTTP/2 library answers by itself. The usual gRPC clients wait for the server's first frame before they send a request, so that
 for them this costs no round trip. Some servers speak only once they have the client's preface, which is always the same: so the
 gate sends it, and leaves out the client's own (:data:`PREFACE`).
@@ -20,7 +23,8 @@ MAX_HELD = 256 * 1024
 
 _HEAD = 9
 _SETTINGS, _PING = 4, 6
-_ACK = b"\x01"
+_ACK = 1
+_BOUND = bytes([0, 0, 0, _SETTINGS, _ACK, 0, 0, 0, 0])
 
 
 class ProofError(Exception):
@@ -35,6 +39,9 @@ class Proof:
         self._greeting: bytearray | None = bytearray()
         self._held = bytearray()
         self._at = 0
+        self._first = 0  # where the client's own SETTINGS end
+        self._answer: tuple[int, int] | None = None
+        self._bound: tuple[int, int] | None = None
 
     def ask(self, data: bytes) -> bytes:
         """Return what the client is sent for what the server sent: the same, once with the question behind whole frames.
@@ -57,7 +64,7 @@ class Proof:
         return result
 
     def answered(self, data: bytes) -> bytes | None:
-        """Return what the client has sent behind its preface, without the answer, as soon as the answer is in it; else None.
+        """Return what the client has sent behind its preface, without the answer, as soon as that and the ACK of SETTINGS are in it; else None.
 
         Raises:
             ProofError: the client does not speak HTTP/2, or sends too much.
@@ -71,12 +78,24 @@ class Proof:
             if len(self._held) < len(PREFACE):
                 return None
             self._at = len(PREFACE)
-        end, frames = _whole(self._held, self._at)
+        self._at, frames = _whole(self._held, self._at)
         for kind, flags, start, stop in frames:
-            if kind == _PING and flags == _ACK[0] and self._held[start + _HEAD : stop] == self._nonce:
-                return bytes(self._held[len(PREFACE) : start] + self._held[stop:])
-        self._at = end
-        return None
+            self._first = self._first or stop
+            if kind == _SETTINGS and flags == _ACK:
+                self._bound = self._bound or (start, stop)
+            elif kind == _PING and flags == _ACK and self._held[start + _HEAD : stop] == self._nonce:
+                self._answer = start, stop
+        if self._answer is None or self._bound is None:
+            return None
+        return self._in_order(self._bound, self._answer)
+
+    def _in_order(self, bound: tuple[int, int], answer: tuple[int, int]) -> bytes:
+        """Return what is held with the ACK behind the first frame, and without the answer."""
+        result, at = self._held[len(PREFACE) : self._first] + _BOUND, self._first
+        for start, stop in sorted((bound, answer)):
+            result += self._held[at:start]
+            at = stop
+        return bytes(result + self._held[at:])
 
 
 def _whole(data: bytearray, at: int) -> tuple[int, list[tuple[int, int, int, int]]]:
