@@ -36,15 +36,15 @@ class AlreadyRunningError(ProcessError):
 
 
 def prepare_grpc() -> None:
-    """Have grpcio listen in the way that costs less, unless the operator says what it shall do. To be called before grpcio is imported.
+    """Have grpcio listen in its older way, unless the operator says what it shall do. To be called before grpcio is imported.
 
-    Its newer listener, an experiment that is on by default since 1.71, takes a tenth more CPU for each call.
+    Its newer listener, an experiment that is on by default, took more CPU for each call where it was measured (docs/performance.md).
     """
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
 def runner() -> asyncio.Runner:
-    """Return what runs the daemon: on uvloop, which takes a sixth less CPU for each call, or on asyncio's own loop where there is no uvloop."""
+    """Return what runs the daemon: on uvloop, which takes less CPU for each call, or on asyncio's own loop where there is no uvloop."""
     try:
         import uvloop
     except ImportError:  # it has no wheel for every platform, and nothing depends on it
@@ -68,6 +68,18 @@ def harden() -> list[str]:
     failed += _prctl(_PR_SET_DUMPABLE, 0, "cannot keep debuggers out")
     failed += _prctl(_PR_SET_NO_NEW_PRIVS, 1, "cannot renounce new privileges")
     return failed
+
+
+def keep_only(*descriptors: int) -> None:
+    """Close what else came from the process that started this one, but the standard descriptors. To be called before anything is opened.
+
+    asyncio's own loop gives a child only what it is told to. uvloop leaves it all that is not marked: what the service manager passed on, and
+    what libraries in C, such as PKCS#11 modules, have opened.
+    """
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - the names alone
+        if int(name) > 2 and int(name) not in descriptors:
+            with contextlib.suppress(OSError):  # that of the directory is closed already
+                os.close(int(name))
 
 
 def end_with_parent(parent: int) -> None:

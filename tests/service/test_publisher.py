@@ -7,10 +7,12 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import service_conftest
 from daemon_process import DaemonProcess
@@ -143,20 +145,37 @@ async def test_what_it_should_not_say_ends_it(running: Running) -> None:
     assert publisher(running).pid == first
 
 
-def test_it_ends_with_the_daemon() -> None:
+@pytest.fixture
+def whole() -> Iterator[DaemonProcess]:
+    """A daemon that is a process itself, on the event loop that it chooses."""
     daemon = DaemonProcess()
     daemon.config.write_text(own_process(daemon.config.read_text()))
-    try:
-        daemon.start()
-        assert daemon.process is not None
-        children = [
-            int(pid) for pid in Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-        ]
-        (child,) = (pid for pid in children if b"publisher" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        daemon.stop(9)
-        asyncio.run(until(lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes()))
-    finally:
-        daemon.close()
+    yield daemon
+    daemon.close()
+
+
+def child_of(daemon: DaemonProcess) -> int:
+    assert daemon.process is not None
+    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+    (child,) = (int(pid) for pid in children if b"publisher" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    return child
+
+
+def test_it_has_nothing_that_the_daemon_left_open(whole: DaemonProcess) -> None:
+    with (whole.directory / "kek").open("rb") as kek, whole.log.open("a") as log:
+        whole.process = subprocess.Popen(whole.command(), stdout=log, stderr=log, pass_fds=[kek.fileno()])
+    whole.wait_until_up()
+    assert httpx.get(whole.jwks_url, timeout=30).is_success
+    pids = whole.process.pid, child_of(whole)
+    opened = [[str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()] for pid in pids]
+    assert [any(name.endswith("/kek") for name in names) for names in opened] == [True, False]
+
+
+def test_it_ends_with_the_daemon(whole: DaemonProcess) -> None:
+    whole.start()
+    child = child_of(whole)
+    whole.stop(9)
+    asyncio.run(until(lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes()))
 
 
 @pytest.mark.parametrize(

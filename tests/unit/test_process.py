@@ -54,6 +54,20 @@ with patch.object(process, "_PR_SET_DUMPABLE", 10**6), patch.object(resource, "s
     assert run(code) == "['cannot turn core dumps off: no', 'cannot keep debuggers out: Invalid argument']"
 
 
+KEPT = """
+import os, sys
+from keyd import process
+kept, other = (os.open("/dev/null", os.O_RDONLY) for _ in range(2))
+process.keep_only(kept)
+print([number for number in (0, 1, 2, kept, other) if os.path.exists(f"/proc/self/fd/{number}")] == [0, 1, 2, kept])
+"""
+
+
+def test_a_child_keeps_the_descriptors_that_are_its_own():
+    assert run(KEPT) == "True"
+    assert run(KEPT.replace("process.keep_only(kept)", "")) == "False"
+
+
 class TestLock:
     HOLD = """
 import sys, pathlib
