@@ -61,17 +61,17 @@ class Assignments:
         if not place.connections:
             self._callers[place.worker] += 1
         place.connections += 1
-        place.last = now
+        place.last = max(place.last, now)
         self._make_room()
         return place.worker
 
-    def leave(self, who: str, worker: int) -> None:
-        """Take off one connection of a caller to a worker."""
+    def leave(self, who: str, worker: int, stays: float = 0.0) -> None:
+        """Take off one connection of a caller to a worker, which lasts for so many seconds more all the same."""
         place = self._places.get(who)
         if place is None or place.worker != worker or not place.connections:
             return  # of a worker that has ended meanwhile
         place.connections -= 1
-        place.last = self._monotonic()
+        place.last = max(place.last, self._monotonic() + stays)
         if not place.connections:
             self._callers[worker] -= 1
 

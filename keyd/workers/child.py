@@ -65,18 +65,24 @@ class Child:
         passed = {**shared, "door": its_door.fileno(), "control": its_control.fileno()}
         options = {**passed, "parent": os.getpid(), "number": number, "count": count}
         arguments = [f"--{name}={value}" for name, value in options.items()] + (["--fresh"] if fresh else [])
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # what is in the working directory is no part of keyd
-            "-m",
-            "keyd.workers",
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=[*passed.values(), inherited],
-            env={name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS},
-        )
-        its_door.close()
-        its_control.close()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # what is in the working directory is no part of keyd
+                "-m",
+                "keyd.workers",
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[*passed.values(), inherited],
+                env={name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS},
+            )
+        except BaseException:
+            door.close()
+            control.close()
+            raise
+        finally:
+            its_door.close()
+            its_control.close()
         child = cls(number, process, door)
 
         async def answered(what: str, about: dict[str, Any]) -> Any:

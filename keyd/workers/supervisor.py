@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from keyd.service.gate.entrance import TCP, Arrival
 from keyd.service.gate.handshakes import network_of
 from keyd.service.gate.limits import Quota
 from keyd.service.gate.peer import Peer
+from keyd.service.gate.tls import longest_stay
 from keyd.team.channel import ChannelError
 from keyd.team.handover import hand_over
 from keyd.workers.assignments import Assignments
@@ -67,7 +69,7 @@ class Supervisor:
         self._leader: Child | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._started = self._stopping = False
-        self._changed = asyncio.Event()
+        self._changed, self._ending = asyncio.Event(), asyncio.Event()
         #: The first worker has made what there has to be before others can start.
         self._made = asyncio.Event()
 
@@ -89,6 +91,7 @@ class Supervisor:
     async def stop(self) -> None:
         """Have every worker finish the calls under way, and end."""
         self._stopping = True
+        self._ending.set()
         for child in self._children.values():
             child.tell("stop")
         late = self._config.server.drain_timeout + _LAST_WORDS
@@ -114,7 +117,9 @@ class Supervisor:
                 return
             pause = _FIRST_PAUSE if time.monotonic() - began > _SETTLED else pause
             _log.error("worker ended, another one is started", worker=number, how=how, seconds=pause)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._ending.wait()
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _live(self, number: int, *, fresh: bool) -> tuple[str, int]:
@@ -134,11 +139,12 @@ class Supervisor:
         return described(code), code if code > 0 else 1
 
     async def _begin(self, child: Child, *, fresh: bool) -> None:
+        if self._stopping:  # since before there was a process that could be told
+            child.tell("stop")
+            return
         if not fresh:
             await self._made.wait()
         child.tell("start", **self._given)
-        if self._stopping:
-            child.tell("stop")
 
     def _lost(self, child: Child) -> None:
         """Take note of the end of a worker. Its callers come again, to others."""
@@ -238,8 +244,9 @@ class Supervisor:
         who = _OPERATORS if self._policy.dual_control else f"tcp:{network_of(address)}"
         try:
             child = self._place(who)
-            # Who it is only the worker finds out, and how long it stays.
-            self._assignments.leave(who, child.number)
+            # Who it is only the worker finds out, and when it has gone: here it is taken to stay for as long as it may.
+            stays = longest_stay(self._config.tcp[listener].max_connection_age)
+            self._assignments.leave(who, child.number, stays)
             hand_over(child.door, Arrival(next(self._numbers), TCP + listener, client, address=address))
         finally:
             client.close()

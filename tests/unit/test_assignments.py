@@ -54,6 +54,16 @@ def test_who_comes_back_within_an_hour_finds_its_worker_and_later_any(places: As
     assert places.enter("a") == 1 if places.enter("e") == 2 else 2
 
 
+def test_who_may_still_be_connected_is_remembered_for_an_hour_after_that(places: Assignments, clock: Clock) -> None:
+    assert places.enter("a") == 1
+    places.leave("a", 1, stays=4000)
+    clock.time = 5
+    assert places.enter("a") == 1
+    places.leave("a", 1)  # one that has gone; the other has not
+    clock.time = 7500
+    assert [places.enter(who) for who in "ba"] == [2, 1]
+
+
 def test_the_callers_of_one_that_ended_get_another_and_it_gets_new_ones_when_it_is_back(places: Assignments) -> None:
     places.enter("a")
     places.remove_worker(1)

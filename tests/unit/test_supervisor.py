@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+from support import until
 
 from keyd import config
 from keyd.core.principal import Principal
@@ -36,6 +40,19 @@ def test_programs_that_no_grant_tells_apart_are_with_one_worker() -> None:
     assert who(CONFIG, *copies) == {"uid:3"}
     assert len(who(CONFIG, copies[0], Principal(uid=3, executable="/usr/bin/named"))) == 2
     assert len(who(CONFIG, Principal(uid=3), Principal(uid=4))) == 2
+
+
+async def test_a_stop_waits_for_no_worker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    monkeypatch.setattr("keyd.workers.supervisor._FIRST_PAUSE", 1000.0)
+    supervisor = Supervisor(config.loads(CONFIG, Path("/etc/keyd/keyd.toml")), CONFIG, None, {}, 0)
+    supervisor._started = True
+    supervisor._keepers = [asyncio.create_task(supervisor._keep(number, fresh=False)) for number in (1, 2)]
+    with capture_logs() as logs:
+        await until(lambda: len(logs) == 2)
+        assert {entry["event"] for entry in logs} == {"worker ended, another one is started"}
+        async with asyncio.timeout(10):
+            await supervisor.stop()
 
 
 @pytest.mark.parametrize(("text", "places"), [(CONFIG, 2), (CONFIG + DUAL, 1)])

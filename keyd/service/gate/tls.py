@@ -241,11 +241,15 @@ class TcpListener:
             self._quota.leave(account)
             raise HandshakeError("the server does not accept") from None
         self._pipes.add(pipe)
-        age = self._limits.max_connection_age * _AGE_FACTOR + _AGE_GRACE
-        pipe.close_after(min(seconds, age))
+        pipe.close_after(min(seconds, longest_stay(self._limits.max_connection_age)))
         if not link.ends_by_age:
             pipe.part_after(self._limits.max_connection_age)
         pipe.start(link.socket)
+
+
+def longest_stay(max_connection_age: float) -> float:
+    """Return for how many seconds a connection lasts at most."""
+    return max_connection_age * _AGE_FACTOR + _AGE_GRACE
 
 
 def listen(name: str, host: str, port: int) -> list[socket.socket]:
