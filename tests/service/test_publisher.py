@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -117,6 +118,17 @@ async def test_it_is_started_again(running: Running) -> None:
     os.kill(first, 9)
     await until(lambda: publisher(running).pid not in (None, first))
     assert await exchanged(publisher(running).port, JWKS) == before
+
+
+async def test_who_signals_all_processes_does_not_end_it_before_the_daemon(running: Running) -> None:
+    await exchanged(publisher(running).port, JWKS)
+    first = publisher(running).pid
+    assert first is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(first, number)
+    await running.keys.RotateKey(pb.RotateKeyRequest(name="agents-1"))
+    assert await exchanged(publisher(running).port, JWKS)
+    assert publisher(running).pid == first
 
 
 async def test_it_has_nothing_that_it_does_not_need(running: Running) -> None:
@@ -240,13 +252,43 @@ class TestShelf:
         daemon.clock.advance(1.0)
         assert (await daemon.shelf.page("/keys/600/jwks.json", ())).status == 200
 
+    async def test_hosts_without_end_do_not_all_reach_the_daemon(self, daemon: Daemon) -> None:
+        assert (await daemon.shelf.page(JWKS, at("mine.example"))).status == 200
+        statuses = [(await daemon.shelf.page(JWKS, at(f"{number}.example"))).status for number in range(600)]
+        assert (statuses.count(503), daemon.asked) == (101, 500)
+        daemon.say(wire.pulse(2))
+        await until(lambda: daemon.shelf.state == 2)
+        daemon.state = 2
+        assert (await daemon.shelf.page(JWKS, at("599.example"))).status == 503
+        assert (await daemon.shelf.page(JWKS, at("mine.example"))).status == 200  # as before the flood
+        assert (await daemon.shelf.page("/keys/1/jwks.json", ())).status == 200
+
+    @pytest.mark.parametrize("path", ["/livez", "/readyz", JWKS])
+    async def test_what_is_never_fresh_is_asked_for_ten_times_a_second_at_most(self, daemon: Daemon, path: str) -> None:
+        daemon.fresh = 0.0
+        assert {(await daemon.shelf.page(path, ())).status for _ in range(600)} == {200}
+        assert daemon.asked == 1
+        daemon.clock.advance(0.1)
+        await daemon.shelf.page(path, ())
+        assert daemon.asked == 2
+
+    async def test_the_health_of_the_daemon_is_the_same_at_every_host(self, daemon: Daemon) -> None:
+        daemon.fresh = 0.0
+        for number in range(600):
+            assert (await daemon.shelf.page("/livez", at(f"{number}.example"))).status == 200
+        assert daemon.asked == 1
+
+
+def at(host: str) -> list[tuple[bytes, bytes]]:
+    return [(b"host", host.encode())]
+
 
 class Daemon:
     """Answers every question with a page that is fresh for a while."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.asked, self.fresh = 0, 3.0
+        self.asked, self.fresh, self.state = 0, 3.0, 1
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -261,7 +303,7 @@ class Daemon:
     async def _answer(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             self.asked += 1
-            self.say(wire.answer(wire.asked(line)[0], 1, Page(200, {}, b"\n{}", fresh=self.fresh)))
+            self.say(wire.answer(wire.asked(line)[0], self.state, Page(200, {}, b"\n{}", fresh=self.fresh)))
 
     def say(self, word: bytes) -> None:
         self._writer.write(word)

@@ -30,8 +30,9 @@ def main(listener: int, pipe: int, level: str, form: str, documents: list[str]) 
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # those of a terminal are for the daemon, which tells us by closing the pipe
+    # Those of a terminal, and of systemd to all processes, are for the daemon, which tells us by closing the pipe: we serve until it has stopped.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     log.configure(level, form)  # type: ignore[arg-type]
     asyncio.run(_serve(socket.socket(fileno=listener), socket.socket(fileno=pipe), documents))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,11 +21,18 @@ from keyd.core.clock import Clock
 from keyd.service.pages import NOT_KEPT, Headers, Page, respond, text
 from keyd.service.publisher import wire
 
-#: Pages that are kept, their size in bytes, questions at one time, and questions for keys a second: names are without end.
+#: Pages that are kept, their size in bytes, and questions at one time.
 _MOST_PAGES = 4096
 _MOST_BYTES = 64 * 1024 * 1024
 _AT_ONCE = 16
-_KEYS_PER_SECOND = 500
+#: Questions a second for names, of keys and of backends, and as many for hosts: both are without end.
+_PER_SECOND = 500
+#: Documents that were there before the flood, and are asked for in any case.
+_MOST_REGULARS = 64
+#: For how many seconds a page is kept that may be another at any time, so that no flood asks for it more often: less than it is on its way.
+_BRIEFLY = 0.1
+#: The same whatever the host is, and always asked for: who gets no answer from them restarts the daemon.
+_PROBES = ("/livez", "/readyz")
 #: Seconds that an answer is waited for; the first signatures of a key directory may take two.
 _PATIENCE = 5.0
 
@@ -55,7 +64,8 @@ class Shelf:
         self._waiting: dict[int, asyncio.Future[tuple[int, Page]]] = {}
         self._number = 0
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._second, self._in_second = 0, 0
+        self._regulars: set[Where] = {(path, ()) for path in _PROBES}
+        self._second, self._in_second = 0, Counter[bool]()
 
     def find(self, path: str, headers: Headers) -> Page | None:
         """Return a page that is good now, and for how long it will be if the daemon says nothing more; None: ask."""
@@ -69,7 +79,7 @@ class Shelf:
         page = self.find(path, headers)
         if page is not None:
             return page
-        if self._clock.now() >= self._heard + wire.LEASE or self._too_many(path):
+        if self._clock.now() >= self._heard + wire.LEASE or self._too_many(_where(path, headers)):
             return _later()
         try:
             async with asyncio.timeout(_PATIENCE), self._places:
@@ -89,25 +99,29 @@ class Shelf:
             state, page = await self._waiting[number]
         finally:
             del self._waiting[number]
-        if page.fresh > 0 and state == self.state:
-            self._keep(_where(path, headers), page, began + page.fresh)
+        if state == self.state:
+            self._keep(_where(path, headers), page, began + max(page.fresh, _BRIEFLY))
         return page
 
-    def _too_many(self, path: str) -> bool:
-        if not path.startswith("/keys/"):
+    def _too_many(self, where: Where) -> bool:
+        if where in self._regulars:
             return False
         second = int(self._clock.now())
         if second != self._second:
-            self._second, self._in_second = second, 0
-        self._in_second += 1
-        return self._in_second > _KEYS_PER_SECOND
+            self._second, self._in_second = second, Counter()
+        named = _named(where)  # a flood of names does not keep hosts out
+        self._in_second[named] += 1
+        return self._in_second[named] > _PER_SECOND
 
     def _keep(self, where: Where, page: Page, until: float) -> None:
-        self._size += len(page.body)
+        before = self._pages.pop(where, None)
+        self._size += len(page.body) - (0 if before is None else len(before[0].body))
         if len(self._pages) >= _MOST_PAGES or self._size > _MOST_BYTES:
             self._pages.clear()
             self._size = len(page.body)
         self._pages[where] = page, until
+        if page.status == HTTPStatus.OK and not _named(where) and len(self._regulars) < _MOST_REGULARS:
+            self._regulars.add(where)
 
     async def listen(self, reader: asyncio.StreamReader) -> None:
         """Take in what the daemon says. Returns when it is gone."""
@@ -146,7 +160,13 @@ def finder(shelf: Shelf, path: str) -> partial[Page | None]:
 
 
 def _where(path: str, headers: Headers) -> Where:
+    if path in _PROBES:
+        return path, ()
     return path, tuple(value for name, value in headers if name == b"host")
+
+
+def _named(where: Where) -> bool:
+    return where[0].startswith(("/keys/", "/readyz/"))
 
 
 def _later() -> Page:
