@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -17,10 +16,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 from daemon_process import DaemonProcess
 from gated import copy_of_python
 from worker_agents import Agent
 
+from keyd.cli import cli
 from keyd.client import KeydClientError
 from keyd.core.audit import files
 
@@ -71,6 +72,8 @@ class Workers(DaemonProcess):
             copy_of_python(self.directory / name)
         self.agents: dict[str, Agent] = {}
         self.starts = 0
+        # A dozen processes import all of keyd here; each compiling it anew would take more time than all else.
+        self.env = {"PYTHONDONTWRITEBYTECODE": ""}
 
     def agent(self, name: str) -> Agent:
         if name not in self.agents:
@@ -110,7 +113,7 @@ class Workers(DaemonProcess):
         super().close()
 
 
-def wait_for(done: object, seconds: float) -> None:
+def wait_for(done: object, seconds: float = 60) -> None:
     """Wait until ``done()``, which another process brings about."""
     deadline = time.monotonic() + seconds
     while not done():  # type: ignore[operator]
@@ -196,7 +199,7 @@ def test_one_that_does_not_see_a_change_in_time_is_ended_before_the_operator_is_
         assert frozen not in shared.pids()
         assert workers[other].sign("shared").startswith("no")
         admin.enable_key("shared")
-    wait_for(lambda: len(shared.pids()) == 2 and serving(shared, other), 30)
+    wait_for(lambda: len(shared.pids()) == 2 and serving(shared, other))
 
 
 def number_of(daemon: Workers, agent: Agent) -> str:
@@ -224,7 +227,7 @@ def test_a_configuration_that_is_no_good_is_refused_for_all(shared: Workers) -> 
     text = shared.config.read_text()
     shared.config.write_text(text.replace("workers = 2", "workers = 3"))
     shared.send(signal.SIGHUP)
-    wait_for(lambda: any("server.workers" in str(event.get("problem")) for event in shared.events()), 10)
+    wait_for(lambda: any("server.workers" in str(event.get("problem")) for event in shared.events()))
     shared.config.write_text(text)
     assert shared.agent("alpha").sign("shared").startswith("kid")
 
@@ -238,7 +241,7 @@ def reloaded(daemon: Workers, text: str) -> None:
     before = times()
     daemon.config.write_text(text)
     daemon.send(signal.SIGHUP)
-    wait_for(lambda: times() > before, 10)
+    wait_for(lambda: times() > before)
 
 
 def test_a_worker_that_is_killed_under_load_costs_nobody_more_than_one_retry(shared: Workers) -> None:
@@ -256,21 +259,23 @@ def test_a_worker_that_is_killed_under_load_costs_nobody_more_than_one_retry(sha
     threads = [threading.Thread(target=load, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
-    for number in ("1", "2"):
-        kill(shared, number, signed)
+    kill_who_signs(shared, signed)
     stop.set()
     for thread in threads:
         thread.join()
     assert failures == []
 
 
-def kill(daemon: Workers, number: str, signed: Counter[int]) -> None:
-    """Kill a worker once more has been signed, and wait until another one is in its place."""
-    before = signed.total()
-    wait_for(lambda: signed.total() > before + 50, 20)
+def kill_who_signs(daemon: Workers, signed: Counter[int]) -> None:
+    """Kill the worker of these callers while it signs, and wait until others have signed and another one is in its place."""
+    before = daemon.done_by()
+    wait_for(lambda: signed.total() > 50)
+    (number,) = daemon.done_by() - before
     killed = process_of(daemon, number)
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: killed not in daemon.pids() and len(daemon.pids()) == 2 and serving(daemon, number), 30)
+    after = signed.total()
+    wait_for(lambda: signed.total() > after + 50)
+    wait_for(lambda: killed not in daemon.pids() and len(daemon.pids()) == 2 and serving(daemon, number))
 
 
 def serving(daemon: Workers, number: str) -> bool:
@@ -284,7 +289,7 @@ def test_the_trail_of_each_worker_verifies_and_is_shown_with_the_others(shared: 
     assert {shared.agent("alpha").sign("beta"), shared.agent("beta").sign("alpha")} == {"no GRANT"}
     live = keyd(shared, "audit", "verify", "--live", "--json")
     found = json.loads(live.stdout)
-    assert (live.returncode, found["sound"]) == (0, True), live.stdout
+    assert (live.exit_code, found["sound"]) == (0, True), live.stdout
     assert [trail["worker"] for trail in found["trails"]] == [1, 2]
     shown = [json.loads(line) for line in keyd(shared, "audit", "tail", "-n", "500", "--json").stdout.splitlines()]
     assert {record["worker"] for record in shown} == {1, 2}
@@ -293,19 +298,18 @@ def test_the_trail_of_each_worker_verifies_and_is_shown_with_the_others(shared: 
     assert {record["worker"] for record in refused} <= {1, 2}
 
 
-def keyd(daemon: Workers, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "keyd", *arguments, "--config", str(daemon.config)]
-    where = {"KEYD_ADDRESS": daemon.address}
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **where}, timeout=30, check=False)
+def keyd(daemon: Workers, *arguments: str) -> Result:
+    command = [*arguments, "--config", str(daemon.config)]
+    return CliRunner().invoke(cli, command, env={"KEYD_ADDRESS": daemon.address}, prog_name="keyd")
 
 
 def test_what_ends_the_supervisor_ends_the_workers_and_the_next_start_finds_all(shared: Workers) -> None:
     workers = shared.pids()
     shared.stop(signal.SIGKILL)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     shared.start()
     alpha = shared.agent("alpha")
-    wait_for(lambda: alpha.sign("alpha", anew=True) == kid(shared, "alpha"), 10)
+    wait_for(lambda: alpha.sign("alpha", anew=True) == kid(shared, "alpha"))
 
 
 def test_who_stops_it_stops_every_worker_and_leaves_whole_trails(shared: Workers) -> None:
@@ -317,19 +321,15 @@ def test_who_stops_it_stops_every_worker_and_leaves_whole_trails(shared: Workers
         last = list(files.records(files.in_directory(trail)))[-2:]
         assert [record.members["operation"] for record in last] == ["stop", "checkpoint"]
     verified = keyd(shared, "audit", "verify")
-    assert verified.returncode == 0, verified.stdout
+    assert verified.exit_code == 0, verified.stdout
     newest = trails[1] / files.CURRENT
     newest.write_bytes(newest.read_bytes()[:-700])  # the end of the second trail is cut off
-    assert keyd(shared, "audit", "verify").returncode == 1
+    assert keyd(shared, "audit", "verify").exit_code == 1
 
 
-def test_one_that_cannot_start_ends_all_with_its_exit_code() -> None:
-    daemon = Workers()
-    try:
-        (daemon.directory / "kek").unlink()
-        daemon.start(wait=False)
-        assert daemon.process is not None
-        assert daemon.process.wait(60) == 8
-        assert any(event.get("event") == "worker cannot start" for event in daemon.events())
-    finally:
-        daemon.close()
+def test_one_that_cannot_start_ends_all_with_its_exit_code(shared: Workers) -> None:
+    (shared.directory / "kek").unlink()
+    shared.start(wait=False)
+    assert shared.process is not None
+    assert shared.process.wait(60) == 8
+    assert any(event.get("event") == "worker cannot start" for event in shared.events())
