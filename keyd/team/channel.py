@@ -54,6 +54,8 @@ class Channel:
                 self._take(orjson.loads(await self._reader.readexactly(length)))
         except (asyncio.IncompleteReadError, OSError):
             pass
+        except (ChannelError, ValueError, KeyError, TypeError) as exc:
+            _log.error("what came from another process of this daemon is no message", error=str(exc))
         finally:
             self.close()
 

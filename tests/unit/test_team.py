@@ -56,6 +56,21 @@ async def test_a_question_that_fails_or_finds_nobody_is_an_error() -> None:
             await one.ask("echo")
 
 
+@pytest.mark.parametrize("said", [b"\xff\xff\xff\xff", b"\0\0\0\2{]", b"\0\0\0\2{}", b"\0\0\0\2[]", b"\0\0\0\1"])
+async def test_what_is_no_message_ends_the_channel_and_nothing_else(said: bytes) -> None:
+    async def answer(what: str, about: dict[str, Any]) -> Any:
+        raise AssertionError
+
+    near, far = socket.socketpair()
+    channel = await Channel.over(near, answer)
+    far.sendall(said)
+    far.shutdown(socket.SHUT_WR)
+    await channel.run()  # whoever waits for its end goes on
+    with pytest.raises(ChannelError, match="gone"):
+        await channel.ask("echo")
+    far.close()
+
+
 def test_a_connection_arrives_with_who_it_is() -> None:
     near, far = pair()
     client, accepted = socket.socketpair()
