@@ -496,9 +496,7 @@ class Keyring:
     def _swap(self, snapshot: Snapshot) -> None:
         old, self.snapshot = self.snapshot, snapshot
         self._tell()
-        self._bells.ring(snapshot.keys.differing(old.keys))
-        if len(snapshot.keys) < len(old.keys):
-            self._bells.ring_all()  # the database lost some
+        self._bells.ring({*snapshot.keys.differing(old.keys), *old.keys.differing(snapshot.keys)})  # also what the database lost
 
 
 async def _alone() -> None:

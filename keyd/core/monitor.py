@@ -148,6 +148,8 @@ class Monitor:
                 break  # the start waits for this look; one key is enough to see whether the backend answers
             if count % _AT_ONCE == 0:
                 await asyncio.sleep(0)
+        for name in [name for name in watched.unproven if name not in self._keyring.snapshot.keys]:
+            del watched.unproven[name]  # the database lost it
         if not outlook.found:
             watched.bad.clear()
             await repair.stored_keys(runner)
@@ -214,16 +216,19 @@ class Monitor:
             if watched.bad.get(thumbprint) != str(exc):
                 _log.error("version no good", backend=runner.name, key=key.name, kid=version.record.kid, error=str(exc))
             watched.bad[thumbprint] = str(exc)
-            watched.unproven.setdefault(key.name, self._keyring.snapshot.get(key.name))
+            view = self._keyring.snapshot.keys.get(key.name)
+            if view is not None:  # else the database lost it meanwhile
+                watched.unproven.setdefault(key.name, view)
             return False
         return True
 
     def _find(self, backend: str, view: KeyView, now: float) -> tuple[KeyView | None, float]:
         """Say whether a key has versions of this backend that sign or will sign, and until when these are the ones."""
+        watched = self._watched[backend]
+        watched.unproven.pop(view.key.name, None)
         if view.key.backend != backend:
             return None, inf
-        watched, needed = self._watched[backend], list(self._needed(view))
-        watched.unproven.pop(view.key.name, None)
+        needed = list(self._needed(view))
         if not needed:
             return None, view.next_change(now)
         in_process = self._keyring.backends[backend].backend.capabilities.in_process

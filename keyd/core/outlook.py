@@ -52,7 +52,8 @@ class Outlook(Generic[T]):
         self._note(snapshot, now)
         while self._stale:
             name, _ = self._stale.popitem()
-            self._look(self._snapshot.keys[name], now)
+            # Somebody else may have begun later than this, and seen that the clock was set back.
+            self._look(self._snapshot.keys[name], self._looked)
             yield
 
     def _note(self, snapshot: Snapshot, now: float) -> None:

@@ -150,12 +150,16 @@ class Rotator:
 
     def _forget(self, backend: str, waiting: set[tuple[str, StepKind]]) -> None:
         """Forget the failures of what is not due any more: somebody else did it, or it is not to be."""
-        keys = self._keyring.snapshot.keys
-        for what in [what for what in self._failures if keys[what[0]].key.backend == backend and what not in waiting]:
+        for what in [what for what in self._failures if self._of(what[0], backend) and what not in waiting]:
             del self._failures[what]
-        for key in [key for key in self._warned if keys[key].key.backend == backend]:
+        for key in [key for key in self._warned if self._of(key, backend)]:
             if (key, StepKind.CREATE) not in waiting:
                 del self._warned[key]
+
+    def _of(self, name: str, backend: str) -> bool:
+        """Say whether a key is one of a backend. One that the database lost is anybody's."""
+        view = self._keyring.snapshot.keys.get(name)
+        return view is None or view.key.backend == backend
 
     def _due(self, backend: str, now: float) -> list[Step]:
         """Return what is due in a backend."""
@@ -182,7 +186,9 @@ class Rotator:
         if view.key.backend != backend:
             return None, inf
         lead = lead_of(view.key, self._keyring.served_max_age)
-        return due(view, now, lead=lead, rules=self.rules) or None, next_due(view, now, lead=lead, rules=self.rules)
+        # A replica whose clock is ahead writes down a compromise that here is yet to come: then the key has no active version.
+        until = min(next_due(view, now, lead=lead, rules=self.rules), view.next_change(now))
+        return due(view, now, lead=lead, rules=self.rules) or None, until
 
     def _away(self, backend: str) -> str | None:
         """Return why a backend is to be left alone. What failed because of that need not wait once it is back."""
@@ -191,8 +197,7 @@ class Rotator:
             self._was_away.add(backend)
         elif backend in self._was_away:
             self._was_away.discard(backend)
-            keys = self._keyring.snapshot.keys
-            self._failures = {what: f for what, f in self._failures.items() if keys[what[0]].key.backend != backend}
+            self._failures = {what: f for what, f in self._failures.items() if not self._of(what[0], backend)}
         return reason
 
     def _retry_at(self, step: Step, now: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from keyd.core.errors import (
 from keyd.core.keyring import Keyring
 from keyd.core.model import KidFormat, Purpose
 from keyd.core.runner import BackendRunner
+from keyd.core.snapshot import KeyView, Snapshot
 from keyd.core.store import SqlStore
 from keyd.core.timeline import LifecyclePolicy
 
@@ -312,6 +314,17 @@ async def test_an_intent_whose_backend_is_away_waits(world: World, monkeypatch: 
     assert (world.held(), len(world.store.load().intents)) == (1, 1)
     await world.restart()
     assert (world.held(), len(world.store.load().intents)) == (0, 0)
+
+
+async def test_who_watches_a_key_that_the_database_lost_is_told_although_another_came(world: World) -> None:
+    await world.ring.create(new_key("gone"))
+    other = KeyView(new_key("other"), ())
+    with world.ring.bell(["gone"]) as bell, world.ring.bell(["same"]) as same:
+        world.ring._swap(Snapshot({"other": other}))
+        async with asyncio.timeout(5):
+            await bell.rung(None)
+        assert bell.news() == {"gone"}
+        assert same.news() == set()
 
 
 async def test_orphans_of_others_are_left_alone(world: World) -> None:

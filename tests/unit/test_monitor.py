@@ -6,10 +6,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 from remote_backend import RemoteBackend
 from support import FakeClock, intent, keyring, new_key
+from unit.test_rotator import DAY, pasts
 
 from backends import errors as backend_errors
 from backends.api import Algorithm
@@ -17,6 +21,7 @@ from keyd.core.errors import BackendFailedError
 from keyd.core.keyring import Keyring
 from keyd.core.monitor import Monitor
 from keyd.core.runner import BackendRunner
+from keyd.core.snapshot import KeyView, Snapshot
 from keyd.core.store import SqlStore
 from keyd.core.timeline import KeyState
 
@@ -299,6 +304,61 @@ async def test_one_bad_key_is_not_paid_for_by_the_others(world: World, monkeypat
         assert "key is disabled" in (world.monitor.failure("remote") or "")
         assert world.monitor.answers("remote")
     assert await world.monitor.look("remote")
+
+
+async def test_a_bad_key_that_the_database_lost_is_no_outage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gone", "stays"):
+        await world.ring.create(new_key(name, backend="remote"))
+    good = world.backend.sign
+
+    def sign(handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        if handle == "gone.1":
+            raise backend_errors.BackendAccessError("key is disabled")
+        return good(handle, algorithm, message)
+
+    monkeypatch.setattr(world.backend, "sign", sign)
+    assert not await world.monitor.look("remote")
+    assert "key is disabled" in (world.monitor.failure("remote") or "")
+    world.ring.snapshot = Snapshot({"stays": world.ring.snapshot.get("stays")})
+    assert await world.monitor.look("remote"), world.monitor.failure("remote")
+    assert world.monitor.answers("remote")
+
+
+async def test_a_bad_key_that_the_database_loses_during_the_look_is_no_outage(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gone", "stays"):
+        await world.ring.create(new_key(name, backend="remote"))
+    good = world.backend.sign
+
+    def sign(handle: str, algorithm: Algorithm, message: bytes) -> bytes:
+        if handle == "gone.1":
+            world.ring.snapshot = Snapshot({"stays": world.ring.snapshot.get("stays")})
+            raise backend_errors.BackendAccessError("key is disabled")
+        return good(handle, algorithm, message)
+
+    monkeypatch.setattr(world.backend, "sign", sign)
+    await world.monitor.look("remote")
+    assert world.monitor.answers("remote")
+    assert await world.monitor.look("remote")
+
+
+@given(st.lists(st.tuples(pasts(), st.floats(-20 * DAY, 60 * DAY)), min_size=1, max_size=8))
+@settings(max_examples=60)
+def test_every_key_that_a_look_at_all_finds_in_use_is_looked_after(history: list[tuple[KeyView, float]]) -> None:
+    outside = SimpleNamespace(backend=SimpleNamespace(capabilities=SimpleNamespace(in_process=False)))
+    ring = SimpleNamespace(clock=FakeClock(), backends={"mem": outside, "other": outside})
+    monitor, keys = Monitor(ring, lambda: None), Snapshot()  # type: ignore[arg-type,return-value]
+    for view, passed in history:
+        keys = keys.with_keys(view)
+        for wait in (passed, 0.001):
+            ring.clock.time += wait
+            for name, outlook in monitor._outlooks.items():
+                for _ in outlook.catch_up(keys, ring.clock.time):
+                    pass
+                used = {key.key.name for key in keys.keys.values() if key.key.backend == name and list(monitor._needed(key))}
+                assert set(outlook.found) == used
+                assert set(monitor._watched[name].unproven) == used
 
 
 async def test_a_store_that_refuses_everything_does_not_answer(world: World) -> None:

@@ -85,6 +85,18 @@ def test_who_has_not_the_time_goes_on_later() -> None:
     assert looks.catch_up(changed, START) == ["a", "b", "c"]
 
 
+def test_who_began_before_the_clock_was_set_back_looks_by_the_clock_as_it_is() -> None:
+    looks = Looks()
+    early = looks.outlook.catch_up(KEYS, START + 15)
+    next(early)
+    late = looks.outlook.catch_up(KEYS, START)
+    next(late)
+    for _ in early:
+        pass
+    assert set(looks.outlook.found) == {"a"}
+    assert looks.catch_up(KEYS, START + 10) == ["b"]
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(NAMES), st.integers(0, 30), st.integers(-5, 10), st.integers(0, 3)), min_size=1, max_size=30

@@ -8,19 +8,23 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from structlog.testing import capture_logs
 from support import START, FakeClock, keyring, memory_backend, new_key, until
+from unit.test_planner import views
 
 from backends import errors as backend_errors
 from backends.memory import MemoryBackend
+from keyd.core import moves
 from keyd.core.keyring import Keyring
-from keyd.core.planner import Rules, StepKind, lead_of, plan
+from keyd.core.planner import Rules, StepKind, due, lead_of, plan
 from keyd.core.rotator import Rotator
 from keyd.core.runner import BackendRunner, Limits
+from keyd.core.snapshot import KeyView, Snapshot
 from keyd.core.store import SqlStore
 from keyd.core.timeline import KeyState, LifecyclePolicy
 
@@ -370,6 +374,68 @@ async def test_a_lost_active_version_is_replaced_when_the_backend_is_back(world:
     world.mend()
     await world.until(world.clock.time + 300)
     assert world.states() == ["compromised", "active"]
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_key_that_the_database_lost_while_it_waited_holds_up_no_other(world: World, away: bool) -> None:
+    for name, backend in (("a", "mem"), ("b", "mem"), ("c", "other")):
+        await world.key(name, backend=backend)
+    world.clock.time = START + 26.5 * DAY
+    world.fail(error=backend_errors.BackendAccessError("no"), only="a")
+    await world.rotator.step("mem")
+    assert world.rotator.trouble("a") is not None
+    if away:
+        world.runners["mem"].breaker._reason = "down"  # as after five failures
+        await world.rotator.step("mem")
+        world.runners["mem"].breaker._reason = None
+    world.ring.snapshot = Snapshot({name: view for name, view in world.ring.snapshot.keys.items() if name != "a"})
+    await world.until(world.clock.time + 30)
+    assert world.states("b") == world.states("c") == ["active", "pre-activation"]
+    assert world.rotator.trouble("a") is None
+
+
+async def test_a_compromise_by_a_replica_whose_clock_is_ahead_gets_its_successor(world: World) -> None:
+    await world.key(lifecycle=LifecyclePolicy())
+    view = world.ring.snapshot.get("agent")
+    stopped = moves.compromised(view, world.clock.time + 3, 1, "leak")
+    await asyncio.to_thread(world.store.update, view.key, stopped.changed)
+    await world.ring.refresh()
+    assert await world.rotator.step() == world.clock.time + 3
+    assert world.states() == ["active"]
+    world.clock.time += 3
+    await world.rotator.step()
+    assert world.states() == ["compromised", "active"]
+
+
+@st.composite
+def pasts(draw: st.DrawFn) -> KeyView:
+    """A key as an operator, a replica with another clock, or a backend that was away can leave it."""
+    view = draw(views())
+    held = draw(st.sampled_from(({}, {}, {"paused_at": START}, {"disabled_at": START})))
+    versions = []
+    for version in view.versions:
+        line, gone = version.record.timeline, draw(st.sampled_from((inf, inf, START + draw(st.floats(0, 100 * DAY)))))
+        handle = draw(st.sampled_from((version.record.handle, None)))
+        versions.append(
+            replace(version, record=replace(version.record, handle=handle, timeline=replace(line, destroyed_at=gone)))
+        )
+    return KeyView(replace(view.key, **held, backend=draw(st.sampled_from(("mem", "other")))), tuple(versions))
+
+
+@given(st.lists(st.tuples(pasts(), st.floats(-20 * DAY, 60 * DAY), st.floats(0, 3 * DAY)), min_size=1, max_size=8))
+@settings(max_examples=60)
+def test_nothing_that_a_look_at_every_key_finds_due_is_missed(history: list[tuple[KeyView, float, float]]) -> None:
+    clock = FakeClock()
+    ring = SimpleNamespace(snapshot=Snapshot(), clock=clock, served_max_age=300.0, backends=dict.fromkeys(("mem", "other")))
+    rotator = Rotator(ring, EXACT)  # type: ignore[arg-type]
+    for view, passed, later in history:
+        ring.snapshot = ring.snapshot.with_keys(view)
+        for wait in (passed, later, 0.001):
+            clock.time += wait
+            for name in ring.backends:
+                keys = [each for each in ring.snapshot.keys.values() if each.key.backend == name]
+                scan = [step for key in keys for step in due(key, clock.time, lead=lead_of(key.key, 300), rules=EXACT)]
+                assert sorted(rotator._due(name, clock.time), key=repr) == sorted(scan, key=repr)
 
 
 async def test_a_store_that_destroys_in_order_is_no_failure(world: World) -> None:
