@@ -96,8 +96,9 @@ class Fleet:
 
         async def refresh() -> None:
             await keyring.refresh()
+            read = keyring.newest_change  # a change of our own may come while the list is read
             await revocations.refresh()
-            if revocations.newest_change < keyring.newest_change:  # the database has lost changes that were read
+            if revocations.newest_change < read:  # the database has lost changes that were read
                 await reload()
 
         def newest() -> int:

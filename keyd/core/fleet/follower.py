@@ -83,7 +83,8 @@ class Follower:
 
     async def _look(self, connection: Session) -> None:
         began = self._boottime()
-        last, newest = await connection.run("SELECT last FROM changes"), self._newest()
+        # In this order: what is read while the database answers must not look like what it has lost.
+        newest, last = self._newest(), await connection.run("SELECT last FROM changes")
         if last != newest:
             await self._read(self._refresh if last > newest else self._reload)
         self._looked = began
