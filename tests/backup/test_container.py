@@ -107,8 +107,13 @@ def test_damage_is_found(data: st.DataObject) -> None:
         damaged = whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
     else:
         damaged = whole[:at] if kind == "cut" else whole[:at] + whole[at + 1 :]
-    with pytest.raises(BackupError):
-        Backup.read(io.BytesIO(damaged))
+    try:
+        read = Backup.read(io.BytesIO(damaged))
+    except BackupError:
+        return
+    # What is compressed can say the same in other words: then every octet is as it was.
+    assert (kind, read) == ("flip", SMALL)
+    assert gzip.decompress(damaged) == gzip.decompress(whole)
 
 
 @given(st.binary(max_size=200))
