@@ -16,7 +16,7 @@ demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate 
 
 test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp $(NPM_PEERS) ## run every test against the installed wheel; ARGS= goes to pytest
 	$(BIN)/coverage erase
-	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 $(BIN)/coverage run $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE= $(BIN)/coverage run $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under=$(if $(ARGS),0,90)
 

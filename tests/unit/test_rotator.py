@@ -242,7 +242,7 @@ async def test_a_call_that_hangs_holds_up_no_other_backend(world: World) -> None
 
 async def test_a_month_off_is_made_up_for_at_a_pace_and_oldest_first(world: World) -> None:
     # Keys that were made over two days, in two backends.
-    count = 300
+    count = 150
     for number in range(count):
         world.clock.time = START + number * 2 * DAY / count
         await world.key(f"k{number:04}", backend=("mem", "other")[number % 2])
