@@ -13,13 +13,17 @@ from session_support import agents
 __all__ = ["agents", "house", "running", "transport"]
 
 #: Tests of calls as they come to a whole daemon. The others know no transport, or one only.
-BOTH = ("test_front", "test_signing", "test_tcp_daemon", "test_transport", "test_watchers")
+BOTH = ("test_front", "test_tcp_daemon", "test_transport", "test_watchers")
+#: Of the tests of signing, those of large and of many messages; the others are the same behind the door.
+OF_SIGNING = ("stream", "batch", "large")
 TRANSPORTS = ("grpcio", "http2")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = {"json_served", "private"} & set(metafunc.fixturenames)  # of one transport only
-    if metafunc.module.__name__.rpartition(".")[2] in BOTH and not own:
+    module = metafunc.module.__name__.rpartition(".")[2]
+    both = module in BOTH or (module == "test_signing" and any(word in metafunc.function.__name__ for word in OF_SIGNING))
+    if both and not own:
         metafunc.parametrize("transport", TRANSPORTS, indirect=True)
 
 
