@@ -47,6 +47,7 @@ PROFILES = (
     BUILT_IN,
     dict(BUILT_IN),
     BUILT_IN | {"rfc9421": STRICT},
+    BUILT_IN | {"rfc9421": replace(BUILT_IN["rfc9421"], required_components=("@query",))},
     BUILT_IN | {"rfc9421": replace(BUILT_IN["rfc9421"], unsigned_parameters=True)},
     {},
 )
@@ -108,7 +109,7 @@ class Version:
     destroyed: bool = False
 
 
-def mostly(random: Random, usual: T, others: Sequence[T], chance: float = 0.2) -> T:
+def mostly(random: Random, usual: T, others: Sequence[T], chance: float = 0.12) -> T:
     return random.choice(others) if random.random() < chance else usual
 
 
@@ -225,7 +226,7 @@ class World:
         text = "".join(f"{identifier}: {value}\n" for identifier, value in lines)
         text += f'"@signature-params": ({" ".join(identifier for identifier, _ in lines)});created={created}'
         for name, values in PARAMETERS.items():
-            if random.random() < 0.1:
+            if random.random() < 0.05:
                 value = random.choice(values)
                 text += f";{name}={created + value}" if isinstance(value, int) else f';{name}="{self._named(value)}"'
         return text.encode()
@@ -274,4 +275,4 @@ def test_both_ways_say_and_record_the_same_after_any_changes(
             short += world.short.signer.short  # type: ignore[attr-defined]
 
         hold()
-    assert short > 300  # else it compared the long way with itself
+    assert short > 200  # else it compared the long way with itself
