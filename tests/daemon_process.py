@@ -50,6 +50,7 @@ class DaemonProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.module = module
         self.env: dict[str, str] = {}
+        self.passed: tuple[int, ...] = ()  # descriptors that the daemon is started with, as a service manager may
 
     def copy(self) -> DaemonProcess:
         """Return another one, with the same state in a directory of its own. This one must not run."""
@@ -79,7 +80,8 @@ class DaemonProcess:
 
     def start(self, *, wait: bool = True) -> DaemonProcess:
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, env={**os.environ, **self.env})
+            environment = {**os.environ, **self.env}
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, env=environment, pass_fds=self.passed)
         if wait:
             self.wait_until_up()
         return self

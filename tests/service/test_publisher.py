@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -174,12 +173,13 @@ def child_of(daemon: DaemonProcess) -> int:
 
 
 def test_it_has_nothing_that_the_daemon_left_open(whole: DaemonProcess) -> None:
-    with (whole.directory / "kek").open("rb") as kek, whole.log.open("a") as log:
-        whole.process = subprocess.Popen(whole.command(), stdout=log, stderr=log, pass_fds=[kek.fileno()])
-    whole.wait_until_up()
+    with (whole.directory / "kek").open("rb") as kek:
+        whole.passed = (kek.fileno(),)
+        whole.start()
+    assert whole.process is not None
     assert httpx.get(whole.jwks_url, timeout=30).is_success
     pids = whole.process.pid, child_of(whole)
-    opened = [[str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()] for pid in pids]
+    opened = [[str(each.resolve()) for each in Path(f"/proc/{pid}/fd").iterdir()] for pid in pids]
     assert [any(name.endswith("/kek") for name in names) for names in opened] == [True, False]
 
 
