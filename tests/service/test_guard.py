@@ -20,6 +20,7 @@ from keyd.core.policy import Allowance, Policy
 from keyd.core.principal import Principal
 from keyd.core.rates import REFUSALS_PER_SECOND, Rate
 from keyd.core.runner import BackendRunner
+from keyd.core.snapshot import KeyView
 from keyd.service.admission import methods
 from keyd.v1 import key_service_pb2 as keys_pb
 from keyd.v1 import signing_service_pb2 as pb
@@ -395,6 +396,17 @@ class TestOperators:
         assert house.audit.decisions[-1].key == "shop-2"
         listed = await house.operate("list_keys", keys_pb.ListKeysRequest())
         assert [key.name for key in listed.keys] == ["shop-1", "shop-2"]
+
+    async def test_to_list_few_keys_among_many_leaves_the_loop_to_others(self, house: House) -> None:
+        many = {name: KeyView(new_key(name), ()) for name in (f"other-{number:05}" for number in range(20_000))}
+        house.ring.snapshot = house.ring.snapshot.with_keys(*many.values())
+        listing = asyncio.ensure_future(house.operate("list_keys", keys_pb.ListKeysRequest()))
+        turns = 0
+        while not listing.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert [key.name for key in listing.result().keys] == ["shop-1"]
+        assert turns > 20_000 // 500, "it looks at all names in one go"
 
     async def test_dual_control(self, house: House) -> None:
         house.guard.policy = Policy(GRANTS, dual_control=frozenset({"disable_key"}))
