@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from math import inf
 
 import pytest
@@ -17,7 +17,9 @@ from keyd.core.errors import StoreUnavailableError
 from keyd.core.fleet.follower import Follower
 from keyd.core.keyring import Keyring
 from keyd.core.runner import BackendRunner
+from keyd.core.sessions.revocations import Revocations
 from keyd.core.store import SqlStore
+from keyd.fleet import Fleet
 
 
 @asynccontextmanager
@@ -136,3 +138,59 @@ async def test_a_refresh_that_fails_is_made_again(database: Database) -> None:
     async with running(follower):
         await asyncio.wait_for(done.wait(), 10)
         assert not failures
+
+
+async def test_what_is_changed_and_read_while_the_database_answers_is_no_loss(database: Database) -> None:
+    looks, reloads = 0, 0
+    with closing(SqlStore.on_postgres(database.conninfo, replica_name="test")) as store:
+
+        def newest() -> int:
+            nonlocal looks
+            looks += 1
+            store.revoke([], 0.0)  # takes the number of a change
+            return store.load().change
+
+        async def reload() -> None:
+            nonlocal reloads
+            reloads += 1
+
+        async with running(Follower(database.conninfo, newest, nothing, reload)):
+            await until(lambda: looks > 5)
+    assert reloads == 0
+
+
+async def nothing() -> None:
+    """There is nothing to read."""
+
+
+class Busy(Revocations):
+    """A list during whose reading this replica changes a key."""
+
+    def __init__(self, ring: Keyring, store: SqlStore) -> None:
+        super().__init__(ring.clock, store)
+        self.ring = ring
+        self.reads = self.reloads = 0
+
+    async def refresh(self) -> None:
+        await super().refresh()
+        self.reads += 1
+        await self.ring.set_paused("agent", self.reads % 2 == 1)
+
+    async def reload(self) -> None:
+        self.reloads += 1
+        await super().reload()
+
+
+async def test_a_change_of_our_own_while_the_list_of_revoked_tokens_is_read_is_no_loss(database: Database) -> None:
+    async with AsyncExitStack() as stack:
+        store = SqlStore.on_postgres(database.conninfo, replica_name="test")
+        runner, clock = BackendRunner("mem", memory_backend()), FakeClock()
+        stack.callback(store.close)
+        stack.callback(runner.close)
+        ring = keyring(store, {"mem": runner}, clock)
+        await ring.create(new_key())
+        busy, fleet = Busy(ring, store), Fleet(store, database.conninfo, clock)
+        await fleet.tell_time(stack)
+        fleet.follow(ring, busy, lambda _: asyncio.sleep(0), stack)
+        await until(lambda: busy.reads > 5)
+    assert busy.reloads == 0
