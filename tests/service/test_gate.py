@@ -160,6 +160,18 @@ class TestLimits:
                 with connected(gate.socket) as fourth:
                     assert await call(fourth)
 
+    async def test_who_resets_too_many_calls_is_closed(self):
+        resets = b"\0\0\4\3\0\0\0\0\1\0\0\0\x08" * 300  # of a call that is over
+        async with gated() as gate:
+            with connected(gate.socket) as client, connected(gate.socket) as other:
+                channel = RawChannel(client)
+                assert await asyncio.to_thread(channel.call, WHO)
+                client.sendall(resets)
+                assert await asyncio.to_thread(channel.call, WHO)
+                client.sendall(resets)
+                assert await closed(client)
+                assert await call(other)
+
     @pytest.mark.parametrize("says", [b"", PREFACE, PREFACE[:5], PREFACE + b"\0\0\0\4\0\0\0\0\0"])
     async def test_who_does_not_speak_is_closed(self, says):
         async with gated(handshake_timeout=0.2) as gate:

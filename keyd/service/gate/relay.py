@@ -35,6 +35,7 @@ class Relay:
         spoke: Callable[[], None],
         complain: Callable[..., None],
         closed: Callable[[Relay], None],
+        may_send: Callable[[bytes], bool],
     ) -> None:
         """``client`` is connected and not blocking, and has SO_PASSCRED; it and ``peer`` are closed with the relay.
 
@@ -42,6 +43,7 @@ class Relay:
             spoke: called once the caller has shown that it speaks on the connection (:mod:`keyd.service.gate.proof`).
             complain: logs an event with its fields.
             closed: called once, when the relay has closed.
+            may_send: says whether the caller may have a chunk passed on (:mod:`keyd.service.gate.resets`).
         """
         self._loop = loop
         self._client = client
@@ -49,6 +51,7 @@ class Relay:
         self._spoke = spoke
         self._complain = complain
         self._closed = closed
+        self._may_send = may_send
         self._expected = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, peer.credentials)]
         self._proof: Proof | None = Proof()
         self._link: Link | None = None
@@ -121,6 +124,8 @@ class Relay:
             self.close(
                 "it executes another program now; each program needs a connection of its own" if self._peer.lives() else None
             )
+        elif not self._may_send(data):
+            self.close("it resets more calls than it may")
         elif self._proof is None:
             self._send_to_server(data)
         else:

@@ -19,6 +19,7 @@ from keyd.service.gate.limits import Arrivals, Complaints, Quota
 from keyd.service.gate.peer import IdentificationError, Peer, credentials, identify
 from keyd.service.gate.private import PrivateSocket
 from keyd.service.gate.relay import Relay
+from keyd.service.gate.resets import Resets
 
 #: How long connections are accepted, and how long the others are then left in the queue, in seconds: so that a crowd at the door takes a twentieth
 #: of the time from those who are in.
@@ -164,6 +165,7 @@ class Relays:
         self._private = private
         self._complain = complain
         self._account_left = left
+        self._resets = Resets()
         self._relays: set[Relay] = set()
 
     def __iter__(self) -> Iterator[Relay]:
@@ -176,7 +178,8 @@ class Relays:
         """Relay a connection, and return when its caller has spoken, or is gone. Raises OSError when the server is not reached."""
         settled = asyncio.Event()
         loop = asyncio.get_running_loop()
-        relay = Relay(loop, client, peer, settled.set, self._complain, partial(self._left, account, settled))
+        may_send = partial(self._resets.allows, account)
+        relay = Relay(loop, client, peer, settled.set, self._complain, partial(self._left, account, settled), may_send)
         self._relays.add(relay)
         try:
             relay.start(self._private.connect(Caller(peer.principal, relay.hold_back)))
