@@ -59,7 +59,7 @@ sessions: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/stamp ## agents whose i
 # What is measured is the installed wheel; benchmarks/__main__.py sees to it.
 BENCH := PYTHONSAFEPATH=1 $(BIN)/python benchmarks
 
-bench: $(VENV)/test.stamp $(VENV)/keyd.stamp ## measure every goal of docs/performance.md and write it anew; half an hour
+bench: $(VENV)/test.stamp $(VENV)/keyd.stamp ## measure every goal of docs/performance.md and write it anew; 20 minutes
 	sh .ci/install-h2load
 	$(BENCH) run $(ARGS)
 
@@ -84,21 +84,22 @@ bench-cost: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what each guard of the sign
 	$(BENCH) cost $(ARGS)
 
 bench-path: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what keyd's own code costs for one signature, step by step, without a transport
-	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/path.py $(ARGS)
+	$(BENCH) path $(ARGS)
 
 bench-scale: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what many keys and many connected agents cost; KEYS=, AGENTS=
-	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/scale.py --keys $(or $(KEYS),100000) --agents $(or $(AGENTS),1000) $(ARGS)
+	sh .ci/install-h2load
+	$(BENCH) scale --keys $(or $(KEYS),100000) --agents $(or $(AGENTS),1000) $(ARGS)
 
 bench-flood: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what one caller notices of another that floods the daemon
 	sh .ci/install-h2load
 	$(BENCH) flood $(ARGS)
 
 bench-client: $(VENV)/test.stamp $(VENV)/keyd.stamp ## what an agent in Python can expect of the client, next to a bare grpcio stub
-	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/client.py $(ARGS)
+	$(BENCH) client $(ARGS)
 
 bench-workers: $(VENV)/test.stamp $(VENV)/keyd.stamp ## how much more two worker processes sign than one
 	sh .ci/install-h2load
-	PYTHONSAFEPATH=1 $(BIN)/python benchmarks/workers.py $(ARGS)
+	$(BENCH) workers $(ARGS)
 
 lint: $(VENV)/lint.stamp $(VENV)/test.stamp $(VENV)/keyd.stamp ## style, types, architecture, protos, drift of generated code
 	$(BIN)/ruff check .

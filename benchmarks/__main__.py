@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("run", "cost", "flood", "stores", "audit", "reading", "profile", "compare")
+NAMES = ("run", "cost", "path", "client", "workers", "scale", "flood", "stores", "audit", "reading", "profile", "compare")
+PROCESSES = ("unguarded",)  #: started by the others
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
     os.environ["PYTHONSAFEPATH"] = "1"  # for the daemons and clients too
     sys.path[0] = str(ROOT / "tests")
     sys.path.append(str(ROOT))
-    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES + PROCESSES:
         print(f"usage: python benchmarks {{{','.join(NAMES)}}} [OPTIONS]; each has --help", file=sys.stderr)
         return 2
     name = sys.argv.pop(1)

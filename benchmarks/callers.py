@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from backends.api import Algorithm
 from backends.encoding import verify_raw
@@ -14,10 +15,12 @@ from benchmarks.daemon import BenchDaemon
 from benchmarks.machine import cpu_seconds
 from benchmarks.payload import base
 
+_WARM = 0.3  # seconds of calls before anything is measured
+
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What a client did: CPU for each signature and latencies in microseconds, of the server with what warmed it up."""
+    """What a client did: CPU for each signature and latencies in microseconds."""
 
     count: int
     seconds: float
@@ -37,19 +40,45 @@ class Calls:
         return self.client_cpu * 1e6 / self.count
 
 
-def call(daemon: BenchDaemon, kind: str, seconds: float, *, python: str = sys.executable, key: str = "bench") -> Calls:
-    """Have a client of its own process call for so long, and verify one of its signatures.
+class Caller:
+    """A client in a process of its own. It is connected, and has made its first calls, before anything is measured."""
 
-    Args:
-        kind: one of ``calls.KINDS``.
-        python: whose keyd the client is of.
-    """
-    message = base()
-    line = [python, str(Path(__file__).with_name("calls.py")), daemon.address, key, kind, str(seconds)]
-    before, signed = cpu_seconds(daemon.pid), daemon.allowed()
-    done = subprocess.run(line, input=message, capture_output=True, check=False)
-    server_each = (cpu_seconds(daemon.pid) - before) * 1e6 / max(1.0, daemon.allowed() - signed)
-    assert done.returncode == 0, f"{kind}: {done.stderr.decode()[-2000:]}"
-    found = json.loads(done.stdout)
-    verify_raw(daemon.public_key(key), Algorithm.ED25519, bytes.fromhex(found["signature"]), message)
-    return Calls(found["count"], found["seconds"], found["cpu"], server_each, found["p50"], found["p99"])
+    def __init__(self, daemon: BenchDaemon, kind: str, *, python: str = sys.executable, key: str = "bench") -> None:
+        """``kind`` is one of ``calls.KINDS``; ``python`` is whose keyd the client is of."""
+        line = [python, str(Path(__file__).with_name("calls.py")), daemon.address, key, kind]
+        self._daemon, self._kind = daemon, kind
+        self._public = daemon.public_key(key)
+        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.run(_WARM)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def run(self, seconds: float) -> Calls:
+        """Have it call for so long, and verify one of its signatures."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        message = base()
+        before, signed = cpu_seconds(self._daemon.pid), self._daemon.allowed()
+        print(json.dumps({"base": message.hex(), "seconds": seconds}), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        assert line, f"{self._kind}: the client ended"
+        found, made = json.loads(line), self._daemon.allowed() - signed
+        server_each = (cpu_seconds(self._daemon.pid) - before) * 1e6 / max(1.0, made)
+        assert made >= found["count"], f"{self._kind}: {found['count']} answers, and {made:.0f} signatures"
+        verify_raw(self._public, Algorithm.ED25519, bytes.fromhex(found["signature"]), message)
+        return Calls(found["count"], found["seconds"], found["cpu"], server_each, found["p50"], found["p99"])
+
+
+def call(daemon: BenchDaemon, kind: str, seconds: float, *, python: str = sys.executable) -> Calls:
+    """Have a client of its own process call for so long, once."""
+    with Caller(daemon, kind, python=python) as caller:
+        return caller.run(seconds)

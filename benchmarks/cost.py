@@ -1,6 +1,6 @@
 """What each guard of the signing path costs, in CPU of the daemon per signature.
 
-    make bench-cost, or python benchmarks cost [--seconds 2] [--rounds 5]
+    make bench-cost, or python benchmarks cost [--seconds 2] [--rounds 5] [--transport http2]
 
 One Ed25519 key, one signature base of an ordinary request, gRPC over a Unix socket, h2load (nghttp2) as the load. The daemon's CPU time is
 read from the kernel, all its threads together, so what the load takes on the same cores does not count. Interleaved, medians of the rounds:
@@ -29,12 +29,11 @@ from pathlib import Path
 
 from backends.api import PublicKey
 from benchmarks import load
-from benchmarks.daemon import SILENT, daemon, public_key, spot_check
+from benchmarks.daemon import SILENT, daemon, public_key, spot_check, transports
 from benchmarks.figures import Entry, Outcome, Table
 from benchmarks.load import GRPC, Load, Target
 from benchmarks.machine import describe, ed25519_microseconds, today
 from benchmarks.payload import SIGN, base, frame, sign_request
-from keyd.process import prepare_grpc
 from keyd.v1 import signing_service_pb2 as pb
 
 BAR = 45.0  # microseconds
@@ -60,12 +59,11 @@ class Subject:
 
 
 @contextmanager
-def unguarded() -> Iterator[Subject]:
+def unguarded(transport: str) -> Iterator[Subject]:
     """benchmarks/unguarded.py as a process."""
     with tempfile.TemporaryDirectory() as directory:
         socket = Path(directory) / "unguarded.sock"
-        command = [sys.executable, str(Path(__file__).with_name("unguarded.py")), str(socket)]
-        prepare_grpc()  # for the child, as `keyd serve` does it for itself
+        command = [sys.executable, str(Path(__file__).parent), "unguarded", str(socket), "--transport", transport]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             key = public_key(process.stdout.readline())
@@ -77,10 +75,11 @@ def unguarded() -> Iterator[Subject]:
 
 
 @contextmanager
-def subjects(server: str = "") -> Iterator[list[Subject]]:
+def subjects(transport: str) -> Iterator[list[Subject]]:
     """Every step from no guard to the daemon that waits for its disk, all of them running."""
+    server = transports()[transport]
     with ExitStack() as stack:
-        bare = stack.enter_context(unguarded())
+        bare = stack.enter_context(unguarded(transport))
         silent, delivered, waiting = (stack.enter_context(daemon(more, server=server)) for more in (SILENT, "", WAITING))
         private = f"unix:{silent.directory}/run/bench.sock"
         yield [
@@ -93,10 +92,10 @@ def subjects(server: str = "") -> Iterator[list[Subject]]:
         ]
 
 
-def measure(rounds: int, seconds: float, connections: int, server: str = "") -> tuple[dict[str, list[Load]], list[float]]:
+def measure(rounds: int, seconds: float, connections: int, transport: str) -> tuple[dict[str, list[Load]], list[float]]:
     """Return what each subject did in each round, and what the Ed25519 operation alone cost then."""
     bare: list[float] = []
-    with subjects(server) as running:
+    with subjects(transport) as running:
         results: dict[str, list[Load]] = {each.target.name: [] for each in running}
         for each in running:
             each.check()
@@ -131,13 +130,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2, help="of load, per subject and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument(
+        "--transport", choices=transports(), default=next(iter(transports())), help="the daemon's default unless given"
+    )
     options = parser.parse_args()
     if not load.installed():
         print("h2load is missing: install nghttp2-client", file=sys.stderr)
         return 2
-    found = outcome(*measure(options.rounds, options.seconds, options.connections))
+    found = outcome(*measure(options.rounds, options.seconds, options.connections, options.transport))
     print(f"{describe()}, {today()}")
-    print(f"{options.connections} connections, {options.rounds} rounds of {options.seconds:g} s\n")
+    print(f"transport {options.transport}, {options.connections} connections, {options.rounds} rounds of {options.seconds:g} s\n")
     print(found.tables[0].markdown())
     (entry,) = found.entries
     print(f"\nall guards: {entry.figure:.1f} us per signature (at most {BAR:g}): {'ok' if entry.met else 'TOO MUCH'}")

@@ -30,11 +30,7 @@ from keyd.v1 import signing_service_pb2_grpc
 GUARDED = """
 [metrics]
 listen = "127.0.0.1:0"
-[backends.memory]
-type = "memory"
-[defaults]
-backend = "memory"
-[limits]
+{backend}[limits]
 rate = 1000000
 burst = 1000000
 [sockets.bench]
@@ -55,17 +51,26 @@ principals = [{ uid = UID }, { socket = "bench" }]
 keys = ["raw"]
 purposes = ["raw"]
 """.replace("UID", str(os.geteuid()))
+#: Keys in memory; where several processes sign, keys in files, which the configuration has already.
+BACKENDS = {
+    "memory": '[backends.memory]\ntype = "memory"\n[defaults]\nbackend = "memory"\n',
+    "file": '[defaults]\nbackend = "file"\n',
+}
 SILENT = "[audit]\nenabled = false\n"
 
 
 class BenchDaemon(DaemonProcess):
     """A daemon with a key for bases and one for raw bytes, run by the Python that is given."""
 
-    def __init__(self, sections: str = "", *, server: str = "", backend: str = "memory", python: str = sys.executable) -> None:
-        """``server`` is more lines for ``[server]``, such as ``workers = 2``; ``backend`` is ``memory`` or ``file``."""
-        super().__init__(sections=GUARDED.replace('backend = "memory"', f'backend = "{backend}"') + sections)
+    def __init__(
+        self, sections: str = "", *, server: str = "", http: str = "", backend: str = "memory", python: str = sys.executable
+    ) -> None:
+        """``server`` is more lines for ``[server]``, such as ``workers = 2``, and ``http`` for ``[http]``; ``backend`` is ``memory`` or ``file``."""
+        super().__init__(sections=GUARDED.replace("{backend}", BACKENDS[backend]) + sections)
         text = self.config.read_text().replace("{directory}", str(self.directory))
-        self.config.write_text(text.replace("[server]\n", f"[server]\n{server}\n", 1))
+        text = as_delivered(text)
+        text = text.replace("[server]\n", f"[server]\n{server}\n", 1).replace("[http]\n", f"[http]\n{http}\n", 1)
+        self.config.write_text(text)
         self.python = python
 
     def command(self) -> list[str]:
@@ -100,6 +105,10 @@ class BenchDaemon(DaemonProcess):
 
     def allowed(self) -> float:
         """Return how many signatures the daemon says that it allowed."""
+        return sum(self.allowed_by_worker().values())
+
+    def allowed_by_worker(self) -> dict[str, float]:
+        """Return the same by worker; under no name where there is one process."""
         return allowed_in(httpx.get(self.metrics_url).text)
 
     def public_key(self, key: str) -> PublicKey:
@@ -123,23 +132,35 @@ class BenchDaemon(DaemonProcess):
 
 
 @contextmanager
-def daemon(sections: str = "", *, server: str = "", python: str = sys.executable) -> Iterator[BenchDaemon]:
+def daemon(
+    sections: str = "", *, server: str = "", http: str = "", backend: str = "memory", python: str = sys.executable
+) -> Iterator[BenchDaemon]:
     """A daemon that runs, with its keys, for as long as it takes."""
-    process = BenchDaemon(sections, server=server, python=python)
+    process = BenchDaemon(sections, server=server, http=http, backend=backend, python=python)
     try:
         process.start()
         with process.admin() as admin:
-            admin.create_key("bench", backend="memory")
-            admin.create_key("raw", backend="memory", purposes=["raw"])
+            admin.create_key("bench", backend=backend)
+            admin.create_key("raw", backend=backend, purposes=["raw"])
         yield process
     finally:
         process.close()
 
 
-def allowed_in(figures: str) -> float:
-    """Return how many signatures were allowed, by the figures of a daemon, whatever else it tells apart in them."""
-    found = re.findall(r"^keyd_decisions_total\{([^}]*)\} ([0-9.e+]+)", figures, re.MULTILINE)
-    return sum(float(value) for labels, value in found if {'operation="sign"', 'reason=""'} <= set(labels.split(",")))
+def as_delivered(text: str) -> str:
+    """Return the configuration of a daemon of the tests without the transport that the tests choose."""
+    return re.sub("^transport = .*\n", "", text, flags=re.MULTILINE)
+
+
+def allowed_in(figures: str) -> dict[str, float]:
+    """Return how many signatures were allowed, by the figures of a daemon, for each worker that they tell apart, whatever else they do."""
+    allowed: dict[str, float] = {}
+    for labels, value in re.findall(r"^keyd_decisions_total\{([^}]*)\} ([0-9.e+]+)", figures, re.MULTILINE):
+        said = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if (said.get("operation"), said.get("reason")) == ("sign", ""):
+            worker = said.get("worker", "")
+            allowed[worker] = allowed.get(worker, 0.0) + float(value)
+    return allowed
 
 
 def public_key(jwk: str) -> PublicKey:
@@ -158,7 +179,7 @@ def spot_check(address: str, request: pb.SignRequest, public: PublicKey) -> None
 @functools.cache
 def takes(server: str, sections: str = "", python: str = sys.executable) -> bool:
     """Say whether the daemon takes more lines for ``[server]``, and more sections: it may be older than they are."""
-    process = BenchDaemon(sections, server=server, python=python)
+    process = BenchDaemon(sections, server=server, backend="file", python=python)
     try:
         line = [python, "-m", "keyd", "config", "check", "--config", str(process.config)]
         return subprocess.run(line, capture_output=True, check=False).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -35,6 +35,7 @@ class Entry:
         at_most: whether the bar is a ceiling; else it is a floor.
         unit: of figure and bar.
         what: what was measured against what, and what stood in for what.
+        counts: whether it is a goal; else it stands beside one, held to the same bar, and nothing fails for it.
     """
 
     goal: str
@@ -43,6 +44,11 @@ class Entry:
     unit: str
     what: str
     at_most: bool = False
+    counts: bool = True
+
+    def beside(self, label: str) -> Entry:
+        """Return it as the figure of something that does not count, such as another transport."""
+        return replace(self, goal=f"{self.goal}, {label}", counts=False)
 
     @property
     def met(self) -> bool:
@@ -59,6 +65,7 @@ class Entry:
             "figure": figure,
             "bar": self.bar,
             "met": self.met,
+            "counts": self.counts,
             "unit": self.unit,
             "better": "lower" if self.at_most else "higher",
             "what": self.what,
@@ -68,7 +75,8 @@ class Entry:
         """Return it for people, on one line."""
         figure = "not measured" if self.figure is None else f"{number(self.figure)} {self.unit}"
         bound = f"{'at most' if self.at_most else 'at least'} {number(self.bar)}"
-        return f"{'met   ' if self.met else 'MISSED'}  {self.goal:<24} {figure} ({bound})"
+        verdict = ("met" if self.met else "MISSED") if self.counts else ("(met)" if self.met else "(missed)")
+        return f"{verdict:<8}  {self.goal:<34} {figure} ({bound})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,5 +116,5 @@ def number(value: float) -> str:
 
 
 def missed(entries: Iterable[Entry]) -> list[str]:
-    """Return the names of the goals that are missed."""
-    return [entry.goal for entry in entries if not entry.met]
+    """Return the names of the goals that are missed. What stands beside a goal is none."""
+    return [entry.goal for entry in entries if entry.counts and not entry.met]

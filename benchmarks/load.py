@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Target:
         done: returns how many signatures, or what else is asked for, the server says that it made so far; None where it does not say.
         each: how many of them are in one request.
         status: of the answers that count; others are failures.
+        program: the h2load that asks: keyd tells programs apart by their path.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     done: Callable[[], float] | None = None
     each: int = 1
     status: int = 200
+    program: str = "h2load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +91,22 @@ def installed() -> bool:
 
 
 def run(target: Target, connections: int, seconds: float) -> Load:
-    """Ask as fast as answers come, one request at a time on each connection.
+    """Ask as fast as answers come, one request at a time on each connection. Raises what :func:`run_all` does."""
+    return run_all([target], connections, seconds)
+
+
+def run_all(targets: Sequence[Target], connections: int, seconds: float) -> Load:
+    """Ask one server in several ways at the same time, with an h2load and so many connections for each.
 
     Raises:
         AssertionError: answers are errors, or the server made fewer signatures than it gave answers. h2load takes a gRPC error for an
             answer like any other.
     """
+    target = targets[0]
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+        directories = [Path(name) / str(number) for number in range(len(targets))]
+        for directory in directories:
+            directory.mkdir()
         counted = target.done() if target.done else 0.0
         succeeded, wall, load_cpu, latencies = 0, 0.0, 0.0, list[float]()
         before = cpu_seconds(target.pid)
@@ -104,9 +114,12 @@ def run(target: Target, connections: int, seconds: float) -> Load:
         while left > 0:
             part = min(left, _FRESH)
             left -= part
-            count, spent, took = _once(target, connections, part, directory)
-            succeeded, load_cpu, wall = succeeded + count, load_cpu + spent, wall + took
-            latencies += latencies_in((directory / "log").read_text(), target.status)
+            wall += part
+            running = [_begin(each, connections, part, where) for each, where in zip(targets, directories, strict=True)]
+            for process, each, where in zip(running, targets, directories, strict=True):
+                count, spent = _end(process, each, where)
+                succeeded, load_cpu = succeeded + count, load_cpu + spent
+                latencies += latencies_in((where / "log").read_text(), each.status)
         server_cpu = cpu_seconds(target.pid) - before
     assert succeeded, f"{target.name}: nothing was answered"
     assert len(latencies) >= 0.99 * succeeded, (
@@ -121,7 +134,13 @@ def run(target: Target, connections: int, seconds: float) -> Load:
 
 def command(target: Target, connections: int, seconds: float, directory: Path) -> list[str]:
     """Return the command line of h2load; the body is written to ``directory``."""
-    line = ["h2load", f"-D{round(seconds * 1000)}ms", f"-c{connections}", "-m1", *(f"-H{header}" for header in target.headers)]
+    line = [
+        target.program,
+        f"-D{round(seconds * 1000)}ms",
+        f"-c{connections}",
+        "-m1",
+        *(f"-H{header}" for header in target.headers),
+    ]
     if target.body:
         (directory / "body").write_bytes(target.body())
         line.append(f"-d{directory / 'body'}")
@@ -132,23 +151,25 @@ def command(target: Target, connections: int, seconds: float, directory: Path) -
     return [*line, target.url]
 
 
-def _once(target: Target, connections: int, seconds: float, directory: Path) -> tuple[int, float, float]:
-    """Return how many requests succeeded, the CPU seconds of h2load, and how long it ran."""
+def _begin(target: Target, connections: int, seconds: float, directory: Path) -> subprocess.Popen[bytes]:
     (log := directory / "log").unlink(missing_ok=True)
     line = command(target, connections, seconds, directory)
     line.insert(-1, f"--log-file={log}")
-    with (directory / "shown").open("w+") as shown:
-        process = subprocess.Popen(line, stdout=shown, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        shown.seek(0)
-        text = shown.read()
+    with (directory / "shown").open("w") as shown:
+        return subprocess.Popen(line, stdout=shown, stderr=subprocess.STDOUT)
+
+
+def _end(process: subprocess.Popen[bytes], target: Target, directory: Path) -> tuple[int, float]:
+    """Wait for h2load. Returns how many requests succeeded, and its CPU seconds."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    text = (directory / "shown").read_text()
     found = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", text)
     assert found, f"{target.name}: h2load said\n{text}"
     assert process.returncode == 0, f"{target.name}: h2load failed\n{text}"
     # A request that the end of the time cut off counts as neither; one that was refused does not pass unseen.
     assert int(found[2]) - int(found[3]) <= 0, f"{target.name}: {found[2]} requests failed\n{text}"
-    return int(found[1]), usage.ru_utime + usage.ru_stime, seconds
+    return int(found[1]), usage.ru_utime + usage.ru_stime
 
 
 def latencies_in(log: str, status: int) -> list[float]:

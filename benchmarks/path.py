@@ -1,9 +1,8 @@
 """What keyd's own code costs for one signature, step by step, without a transport.
 
-    make bench-path, or python benchmarks/path.py [--rounds 15] [--calls 600]
+    make bench-path, or python benchmarks path [--rounds 15] [--calls 600]
 
-One process, one thread: an Ed25519 key of the memory backend, a signature base of an ordinary request with five components, a policy with three
-grants, a real audit trail in a file, wired as keyd/app.py does it. Interleaved, so that a machine that is slow for a while is so for every row;
+One process, one thread: an Ed25519 key of the memory backend, a signature base of an ordinary request, a policy with three grants, a real audit trail in a file, wired as keyd/app.py does it. Interleaved, so that a machine that is slow for a while is so for every row;
 CPU time, medians of the rounds, and the same as a multiple of the bare operation in the same round:
 
 - operation: the Ed25519 operation and nothing else;
@@ -24,7 +23,6 @@ import gc
 import hashlib
 import math
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,13 +31,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 from support import keyring, memory_backend, new_key
-from unguarded import Unguarded
 
 from backends.api import Algorithm
 from backends.encoding import verify_raw
+from benchmarks.machine import describe, today
+from benchmarks.payload import base, sign_request
+from benchmarks.unguarded import Unguarded
 from keyd import log
 from keyd.core import signature_base
 from keyd.core.audit.record import GENESIS, Encoder, digest
@@ -89,16 +87,6 @@ GRANTS = (
         paths=("/v1/",),
     ),
 )
-
-
-def base() -> bytes:
-    """Return a signature base that is fresh now."""
-    covered = '("@method" "@authority" "@path" "content-digest" "content-type")'
-    return (
-        f'"@method": POST\n"@authority": api.example.com\n"@path": /v1/orders\n'
-        f'"content-digest": sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:\n"content-type": application/json\n'
-        f'"@signature-params": {covered};created={int(time.time())};expires={int(time.time()) + 60};nonce="bHVtb2F1dGg="'
-    ).encode()
 
 
 class House:
@@ -187,7 +175,7 @@ def steps(house: House) -> dict[str, Callable[[], object]]:
         pass
 
     empty: Any = admitted(SIGNING, SimpleNamespace(**{name: nothing for _, name in methods(SIGNING)}), guard)
-    message = pb.SignRequest(key="bench", signature_base=data)
+    message = sign_request("bench")
 
     def admission() -> None:
         guard.pace._begun.clear()  # as the next turn of the loop does
@@ -269,10 +257,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=600, help="of each row in each round")
     options = parser.parse_args()
     log.configure("error", "console")
+    print(f"{describe()}, {today()}; {options.rounds} rounds of {options.calls} calls of each\n")
     whole = show(asyncio.run(run(options.rounds, options.calls)))
     print(f"\nthe whole path: {whole:.2f} times the operation (at most {BAR:g}): {'ok' if whole <= BAR else 'TOO MUCH'}")
     return 0 if whole <= BAR else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

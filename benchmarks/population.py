@@ -15,8 +15,13 @@ from backends.secrets import SecretRef
 from keyd.core import jwk
 
 
+def name_of(number: int) -> str:
+    """Return the name of one of them."""
+    return f"key-{number:06}"
+
+
 def populate(state: Path, kek: Path, template: str, count: int) -> None:
-    """Add keys named ``key-00000`` and so on.
+    """Add keys named as :func:`name_of` says.
 
     Args:
         state: the daemon's ``state_dir``, with SQLite.
@@ -32,7 +37,7 @@ def populate(state: Path, kek: Path, template: str, count: int) -> None:
         )
         for number in range(count):
             private = generate.return_value = Ed25519PrivateKey.generate()
-            name = f"key-{number:06}"
+            name = name_of(number)
             handle = backend.create(name, 1, Algorithm.ED25519)
             made.append((name, handle, *jwk.from_public_key(private.public_key())))
         assert jwk.from_public_key(backend.public_key(made[-1][1])) == made[-1][2:]

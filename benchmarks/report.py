@@ -6,10 +6,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from benchmarks.figures import Entry, Outcome, Table, missed, number
+from benchmarks.figures import Outcome, Table, number
+from benchmarks.goals import GOALS
 from benchmarks.machine import commit, describe, today
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -36,59 +39,100 @@ def between(text: str, name: str, content: str) -> str:
     return f"{parts[0]}{begin}\n{content}\n{rest}"
 
 
-def goals_table(entries: Sequence[Entry]) -> str:
-    """Return the verdicts as Markdown."""
-    rows = [
-        [
-            entry.goal,
-            "-" if entry.figure is None else f"{number(entry.figure)} {entry.unit}",
-            f"{'≤' if entry.at_most else '≥'} {number(entry.bar)}",
-            "met" if entry.met else "**missed**",
-            entry.what,
-        ]
-        for entry in entries
-    ]
-    return Table("", ("goal", "figure", "bar", "", "what"), rows).markdown()
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was measured of one goal, and when."""
+
+    name: str
+    outcome: Outcome
+    origin: Mapping[str, object]
 
 
-def document(found: Outcome, origin: Mapping[str, object]) -> dict[str, object]:
-    """Return what latest.json has."""
+def origin(rounds: int, seconds: float) -> dict[str, object]:
+    """Return where figures are from: date, commit, how long was measured, and how busy the machine was in the last five minutes, the benchmark included."""
+    # Far above 2 or 3 it means that others used the machine, and that rates mean little.
     return {
-        **origin,
-        "goals": [entry.to_json() for entry in found.entries],
-        "missed": missed(found.entries),
-        "tables": [
-            {"title": table.title, "columns": list(table.columns), "rows": [list(row) for row in table.rows]}
-            for table in found.tables
-        ],
+        "date": today(),
+        "commit": commit(),
+        "rounds": rounds,
+        "seconds": seconds,
+        "load_average": round(os.getloadavg()[1], 1),
     }
 
 
-def origin() -> dict[str, object]:
-    """Return where figures are from: machine, date, commit."""
-    # The last 15 minutes, this run among them: far above 2 or 3 means that others used the machine, and that rates mean little.
-    return {"date": today(), "commit": commit(), "machine": describe(), "load_average": round(os.getloadavg()[2], 1)}
+def document(parts: Sequence[Part], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what latest.json has: these goals, and of an earlier one those that were not measured now."""
+    measured = {part.name for part in parts}
+    kept: Mapping[str, Any] = before or {"goals": [], "tables": []}
+    goals = [goal for goal in kept["goals"] if goal["part"] not in measured]
+    tables = [table for table in kept["tables"] if table["part"] not in measured]
+    for part in parts:
+        goals += [{"part": part.name, **entry.to_json(), **part.origin} for entry in part.outcome.entries]
+        tables += [
+            {"part": part.name, "title": table.title, "columns": list(table.columns), "rows": [list(row) for row in table.rows]}
+            for table in part.outcome.tables
+        ]
+    order = list(GOALS)
+    return {
+        "machine": describe(),
+        "missed": [goal["goal"] for goal in goals if goal["counts"] and not goal["met"]],
+        "goals": sorted(goals, key=lambda goal: order.index(goal["part"])),
+        "tables": sorted(tables, key=lambda table: order.index(table["part"])),
+    }
 
 
-def write(found: Outcome) -> None:
+def latest() -> dict[str, Any] | None:
+    """Return what was written last; None where nothing was."""
+    return json.loads(LATEST.read_text()) if LATEST.exists() else None
+
+
+def goals_table(goals: Sequence[Mapping[str, Any]]) -> str:
+    """Return the verdicts as Markdown. Those in brackets do not count."""
+    rows = [
+        [
+            goal["goal"],
+            "-" if goal["figure"] is None else f"{number(goal['figure'])} {goal['unit']}",
+            f"{'≤' if goal['better'] == 'lower' else '≥'} {number(goal['bar'])}",
+            _verdict(goal),
+            f"{goal['load_average']:g}",
+            f"{goal['commit']}, {goal['date']}, {goal['rounds']} of {goal['seconds']:g} s",
+            goal["what"],
+        ]
+        for goal in goals
+    ]
+    return Table("", ("goal", "figure", "bar", "", "load average", "commit, date, rounds", "what"), rows).markdown()
+
+
+def _verdict(goal: Mapping[str, Any]) -> str:
+    if goal["counts"]:
+        return "met" if goal["met"] else "**missed**"
+    return "(met)" if goal["met"] else "(missed)"
+
+
+def rendered(text: str, found: Mapping[str, Any]) -> str:
+    """Return the document with these figures in its places for them. Raises MarkerError."""
+    machine = found["machine"]
+    source = f"{machine['cores']} cores ({machine['processor']}), {machine['system']}, Python {machine['python']}."
+    if found["missed"]:
+        source += f" Missed: {', '.join(found['missed'])}."
+    text = between(text, "goals", f"{source}\n\n{goals_table(found['goals'])}")
+    tables = [Table(table["title"], table["columns"], table["rows"]) for table in found["tables"]]
+    return between(text, "tables", "\n\n".join(f"### {table.title}\n\n{table.markdown()}" for table in tables))
+
+
+def write(found: Mapping[str, Any]) -> None:
     """Write all of it."""
-    where = origin()
-    machine = describe()
-    source = f"Commit {where['commit']}, {where['date']}: {machine['cores']} cores ({machine['processor']}), {machine['system']}, Python {machine['python']}, load average {where['load_average']}."
-    text = DOCUMENT.read_text()
-    text = between(text, "goals", f"{source}\n\n{goals_table(found.entries)}")
-    text = between(text, "tables", "\n\n".join(f"### {table.title}\n\n{table.markdown()}" for table in found.tables))
-    DOCUMENT.write_text(text)
+    DOCUMENT.write_text(rendered(DOCUMENT.read_text(), found))
     bars = [
         (f"{row[0]}, {row[1]} connections", _plain(row[2]))
-        for table in found.tables
-        if table.title == "keyd and OpenBao"
-        for row in table.rows
+        for table in found["tables"]
+        if table["title"] == "keyd and OpenBao"
+        for row in table["rows"]
     ]
     if bars:
         PLOT.write_text(plot("signatures a second", bars))
     LATEST.parent.mkdir(exist_ok=True)
-    LATEST.write_text(json.dumps(document(found, where), indent=2, ensure_ascii=False) + "\n")
+    LATEST.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def plot(title: str, bars: Sequence[tuple[str, float]]) -> str:

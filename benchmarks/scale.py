@@ -1,386 +1,291 @@
-"""What many keys and many connected agents cost: start-up, memory, latency, and what a rotation does to the others.
+"""What many keys and many connected agents cost: start-up, memory, latency, and what rotations do to others.
 
-    make bench-scale KEYS=100000 AGENTS=1000, or python benchmarks/scale.py [--keys N] [--agents N] [--state DIRECTORY]
+    make bench-scale KEYS=100000 AGENTS=1000, or python benchmarks scale [--keys N] [--agents N] [--rounds 5] [--seconds 1.5]
 
-One daemon has that many keys in encrypted files, another has one. Both are as delivered but for the limits of connections. The keys are
-put into the database and the directory directly, without waiting for the disk after each; ``--state`` keeps them, and all else, for the next time.
-Measured are
+One daemon has that many keys in encrypted files, another has one. Both are as delivered but for the limits of connections. The keys are put into the database and the directory
+directly, without waiting for the disk after each. Measured are
 
-- how long the daemon takes from exec to "serving", and its memory then;
-- p50 of Sign with many keys against one, call by call in turn over one connection each;
-- p50 with the agents connected, each over a connection of its own with a WatchKeys open, against none connected;
-- p99 of a calm caller, 200 signatures a second, while keys rotate at once, ``--pace`` a minute, against at rest: each agent watches its own key,
-  and then all watch the same one;
-- how long it takes to create a key, list all keys, and render the JWK Set of one key and of all.
+- how long the daemon takes from exec to its first answer, and its memory then;
+- p50 of Sign over one connection, with many keys and the agents connected against one of each, in short turns. Each agent has a connection of its
+  own, with WatchKeys for a key of its own and for one that all watch;
+- p99 of a calm caller, 200 signatures a second, against at rest, while keys of agents rotate at once, 60 a minute, the most that keyd's own planner does unless
+  configured, and 300 a minute, beside the goal; and over a rotation of the key that all watch;
+- how long it takes to create a key, list all keys, and render the JWK Set of one key and of all (not for `make bench`).
 
-Fails when start-up takes 5 s or more, a p50 is more than 10 % off, or a p99 more than twice that at rest.
+Fails when start-up takes 5 s or more, the p50 is more than 10 % off, or a p99 more than twice that at rest.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shutil
+import contextlib
+import itertools
 import statistics
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import grpc
 import httpx
-from sqlalchemy import insert, update
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cost import base
-from daemon_process import DaemonProcess
-from flood import VICTIM
-from support import new_key
-
-from backends.api import BackendContext
-from backends.file import FileBackend, FileConfig
-from backends.secrets import SecretRef
-from keyd.client import KeydClientError
-from keyd.core import jwk
-from keyd.core.model import KeyVersion
-from keyd.core.store import SqlStore, rows, tables
-from keyd.core.timeline import LifecyclePolicy, first
+from benchmarks import load
+from benchmarks.daemon import BenchDaemon, spot_check
+from benchmarks.figures import Entry, Outcome, Table, median_ratio, missed, number
+from benchmarks.load import Load
+from benchmarks.machine import cpu_seconds, describe, memory, today
+from benchmarks.payload import sign_request
+from benchmarks.population import name_of, populate
+from benchmarks.victim import PACE, victim
+from benchmarks.watchers import Watching, watching
 from keyd.v1 import key_service_pb2 as keys_pb
-from keyd.v1 import key_service_pb2_grpc, signing_service_pb2_grpc
-from keyd.v1 import signing_service_pb2 as pb
+from keyd.v1 import key_service_pb2_grpc
 
 START, P50, P99 = 5.0, 1.1, 2.0
-DAY = 86400.0
-SECTIONS = """
+PACES = (60, 300)  # rotations a minute; the first is the planner's limit unless configured, and counts
+_TURNS = 4  # of p50 in each round
+#: What one account may have is raised: here one account is all the agents.
+_ROOM = """
 [connections]
-max = 5000
-max_per_caller = 5000
-max_calls_per_caller = 5000
-[limits]
-rate = 1000000
-burst = 1000000
-max_calls = 5000
-"""
-
-#: Opens argv[3] connections with a WatchKeys on each: of the agent's own key, or of argv[4]. Prints how many were told something, on demand.
-AGENTS = r"""
-import asyncio, sys
-import grpc.aio
-from keyd.v1 import signing_service_pb2 as pb, signing_service_pb2_grpc
-address, number, same = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-told = [0] * number
-async def agent(n):
-    async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        stub = signing_service_pb2_grpc.SigningServiceStub(channel)
-        call = stub.WatchKeys(pb.WatchKeysRequest(keys=[same or f"key-{n:06}"]), wait_for_ready=True)
-        async for _ in call:
-            told[n] += 1
-async def main():
-    tasks = [asyncio.create_task(agent(n)) for n in range(number)]
-    while not all(told):
-        await asyncio.sleep(0.1)
-        for task in tasks:
-            if task.done():
-                task.result()
-    print("ready", flush=True)
-    loop = asyncio.get_running_loop()
-    while line := await loop.run_in_executor(None, sys.stdin.readline):
-        print(sum(told) - number, flush=True)
-asyncio.run(main())
+max = {room}
+max_per_caller = {room}
+max_calls_per_caller = {room}
+handshake_timeout = "5m"
 """
 
 
-def populate(daemon: DaemonProcess, number: int) -> None:
-    """Put keys into the state of a daemon that ran once and does not run: their files, and their rows."""
-    sync, os.fsync = os.fsync, lambda _: None
-    context = BackendContext("file", daemon.directory / "state" / "backends" / "file")
-    backend = FileBackend.open(FileConfig(kek=SecretRef(file=daemon.directory / "kek")), context)
-    store = SqlStore(daemon.directory / "state" / "keyd.db")
-    records = store.load()
-    change, now = records.change, time.time()
-    try:
-        lifecycle = LifecyclePolicy(rotation_period=30 * DAY, destroy_after=30 * DAY)
-        keys, versions, archive = [], [], []
-        for n in range(number):
-            created = now - 20 * DAY * n / number
-            key = new_key(f"key-{n:06}", backend="file", created_at=created, lifecycle=lifecycle)
-            handle = backend.create(key.name, 1, key.algorithm)
-            public, thumbprint = jwk.from_public_key(backend.public_key(handle))
-            version = KeyVersion(key.name, 1, thumbprint, thumbprint, public, handle, first(created))
-            change += 1
-            keys.append({**rows.from_key(key), "change": change})
-            versions.append(rows.from_version(version))
-            archive.append(rows.archived(version))
-        with store._database.writing() as connection:
-            connection.execute(insert(tables.keys), keys)
-            connection.execute(insert(tables.versions), versions)
-            connection.execute(insert(tables.archive), archive)
-            connection.execute(insert(tables.numbers), [{"key": row["name"], "last": 1} for row in keys])
-            connection.execute(update(tables.changes).values(last=change))
-    finally:
-        os.fsync = sync
-        store.close()
-        backend.close()
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many are many."""
+
+    keys: int
+    agents: int
+
+
+@dataclass(slots=True)
+class Found:
+    """What was measured; of the daemon with one key first, where there are two. Seconds, octets, and p99s in milliseconds."""
+
+    size: Size
+    seconds: float
+    starts: list[tuple[float, float]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    settling: float = 0.0
+    runs: tuple[list[Load], list[Load]] = field(default_factory=lambda: ([], []))
+    #: By what rotates: p99s at rest, and over it.
+    rotations: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    operations: dict[str, float] = field(default_factory=dict)
+
+
+def measure(size: Size, rounds: int, seconds: float, *, operations: bool = False) -> Found:
+    """Measure a daemon with one key and one agent, and one with many, in turn. ``operations`` adds what operators do."""
+    found = Found(size, 2 * seconds)
+    with ExitStack() as stack:
+        small, large = (stack.enter_context(_daemon(size.agents)) for _ in range(2))
+        large.stop()
+        began = time.monotonic()
+        populate(large.directory / "state", large.directory / "kek", "bench", size.keys)
+        print(f"{size.keys:,} keys were made in {time.monotonic() - began:.0f} s", flush=True)
+        found.starts = [_start_up(keyd, min(3, rounds)) for keyd in (small, large)]
+        found.sizes = [memory(keyd.pid) for keyd in (small, large)]
+        found.settling = _settle(large)
+        stack.enter_context(watching(small.directory / "run" / "keyd.sock", 1, "bench"))
+        agents = stack.enter_context(watching(large.directory / "run" / "keyd.sock", size.agents, "bench", own=name_of))
+        _settle(large)
+        found.sizes.append(memory(large.pid))
+        for _ in range(rounds):
+            for _ in range(_TURNS):
+                for keyd, runs in zip((small, large), found.runs, strict=True):
+                    runs.append(load.run(keyd.target(), 1, seconds / _TURNS))
+            for keyd in (small, large):
+                spot_check(keyd.address, sign_request("bench"), keyd.public_key("bench"))
+        _rotations(large, found, min(3, rounds), agents)
+        found.operations = _operations(large) if operations else {}
+    return found
 
 
 @contextmanager
-def prepared(number: int, state: Path | None) -> Iterator[DaemonProcess]:
-    """A daemon with so many keys, which does not run yet."""
-    daemon = DaemonProcess(sections=SECTIONS)
-    throwaway = daemon.directory
-    daemon.config.write_text(daemon.config.read_text().replace("[server]\n", "[server]\nmax_concurrent_calls = 5000\n"))
+def _daemon(agents: int) -> Iterator[BenchDaemon]:
+    room = agents + 1000
+    keyd = BenchDaemon(_ROOM.format(room=room), server=f"max_concurrent_calls = {room}", backend="file")
+    keyd.config.write_text(keyd.config.read_text().replace("[limits]\n", f"[limits]\nmax_calls = {room}\n", 1))
     try:
-        if state is not None:
-            daemon.directory = state / str(number)
-            daemon.config, daemon.log = daemon.directory / "keyd.toml", daemon.directory / "log"
-        if state is None or not daemon.directory.exists():
-            if state is not None:
-                shutil.copytree(throwaway, daemon.directory)
-                daemon.config.write_text(daemon.config.read_text().replace(str(throwaway), str(daemon.directory)))
-            daemon.start()
-            daemon.stop()
-            populate(daemon, number)
-        yield daemon
+        keyd.start()
+        with keyd.admin() as admin:
+            admin.create_key("bench")
+        yield keyd
     finally:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.stop(9)
-        shutil.rmtree(throwaway)
+        keyd.close()
 
 
-def started(daemon: DaemonProcess) -> tuple[float, float, float]:
-    """Start a daemon. Returns the seconds until it serves, its CPU seconds, and its memory then in MiB."""
-    daemon.log.write_text("")
-    began = time.perf_counter()
-    daemon.start(wait=False)
-    assert daemon.process is not None
-    while '"serving"' not in daemon.log.read_text():
-        assert daemon.process.poll() is None, daemon.log.read_text()
-        time.sleep(0.01)
-    took = time.perf_counter() - began
-    return took, cpu(daemon), resident(daemon)
+def _start_up(keyd: BenchDaemon, times: int) -> tuple[float, float]:
+    """Return the seconds from the start of the process to its first answer, and its CPU seconds; medians. Leaves it running."""
+    took, cpu = [], []
+    for _ in range(times):
+        if keyd.process is not None and keyd.process.poll() is None:
+            keyd.stop()
+        began = time.monotonic()
+        keyd.start()
+        took.append(time.monotonic() - began)
+        cpu.append(cpu_seconds(keyd.pid))
+    return statistics.median(took), statistics.median(cpu)
 
 
-def resident(daemon: DaemonProcess) -> float:
-    """Return the resident memory of a daemon in MiB."""
-    assert daemon.process is not None
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-
-def settled(daemon: DaemonProcess) -> None:
-    """Wait until a daemon has done what it does after its start: no more than a tenth of a core for a second."""
-    assert daemon.process is not None
-    spent = cpu(daemon)
+def _settle(keyd: BenchDaemon) -> float:
+    """Wait until a daemon has done what it does after its start: no more than a tenth of a core for a second. Returns its CPU seconds until then."""
+    began = spent = cpu_seconds(keyd.pid)
     for _ in range(60):
         time.sleep(1)
-        before, spent = spent, cpu(daemon)
+        before, spent = spent, cpu_seconds(keyd.pid)
         if spent - before < 0.1:
-            return
+            break
+    return spent - began
 
 
-def cpu(daemon: DaemonProcess) -> float:
-    """Return the CPU seconds of a daemon."""
-    assert daemon.process is not None
-    tasks = Path(f"/proc/{daemon.process.pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
-
-
-def in_turn(one: DaemonProcess, other: DaemonProcess, calls: int) -> tuple[list[float], list[float]]:
-    """Sign with the one key of a daemon and with a hundred keys of another, in turn. Returns both times in microseconds, sorted."""
-    names = [f"key-{n:06}" for n in range(0, 1000, 10)]
-    took: tuple[list[float], list[float]] = ([], [])
-    data = base()
-    with grpc.insecure_channel(one.address) as a, grpc.insecure_channel(other.address) as b:
-        signs = [signing_service_pb2_grpc.SigningServiceStub(channel).Sign for channel in (a, b)]
-        for sign, warmed in zip(signs, (names[:1], names), strict=True):
-            for name in warmed:
-                sign(pb.SignRequest(key=name, signature_base=data), wait_for_ready=True, timeout=10)
-        for n in range(calls):
-            if n % 1000 == 0:
-                data = base()
-            for sign, times, name in zip(signs, took, (names[0], names[n % len(names)]), strict=True):
-                request = pb.SignRequest(key=name, signature_base=data)
-                began = time.perf_counter()
-                sign(request, timeout=10)
-                times.append((time.perf_counter() - began) * 1e6)
-    return sorted(took[0]), sorted(took[1])
+def _rotations(keyd: BenchDaemon, found: Found, rounds: int, agents: Watching) -> None:
+    """Fill in the p99s of a calm agent, without rotations and with them, in turn. The agents must have been told of them."""
+    own = itertools.cycle([name_of(number) for number in range(found.size.agents)])
+    kinds: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        f"{pace} a minute": lambda pace=pace: rotating(keyd, own, 60 / pace)  # type: ignore[misc]
+        for pace in PACES
+    }
+    kinds["watched by all"] = lambda: rotating(keyd, itertools.repeat("bench"), found.seconds / 2, most=1)
+    for kind, disturbance in kinds.items():
+        calm, rotated = found.rotations.setdefault(kind, ([], []))
+        before = agents.messages()
+        for _ in range(rounds):
+            for seen, what in ((calm, contextlib.nullcontext()), (rotated, disturbance())):
+                _, p99, failed = victim(keyd.address, found.seconds, what, key="bench")
+                assert not failed, f"{failed} signatures failed"
+                seen.append(p99)
+        told, least = agents.messages() - before, rounds * (found.size.agents if kind == "watched by all" else 1)
+        assert told >= least, f"agents were told {told} times of rotations ({kind}), which is less than {least}"
 
 
 @contextmanager
-def agents(daemon: DaemonProcess, number: int, same: str = "") -> Iterator[subprocess.Popen[str]]:
-    """So many connected agents."""
-    command = [sys.executable, "-c", AGENTS, daemon.address, str(number), same]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+def rotating(keyd: BenchDaemon, names: Iterator[str], pause: float, most: int = 1 << 30) -> Iterator[None]:
+    """Rotate keys at once, one after another with a pause before each; every one of them must work."""
+    stop, refused = threading.Event(), list[Exception]()
+
+    def rotate() -> None:
         try:
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
+            with keyd.admin() as admin:
+                due = time.monotonic()
+                for name in itertools.islice(names, most):
+                    due += pause
+                    if stop.wait(max(0.0, due - time.monotonic())):
+                        return
+                    admin.rotate_key(name, now=True)
+        except Exception as exc:  # noqa: BLE001 - told below, in the thread that measures
+            refused.append(exc)
 
-
-def calm(daemon: DaemonProcess, seconds: float, key: str) -> tuple[float, float]:
-    """Return p50 and p99 of a calm caller in milliseconds."""
-    script = VICTIM.replace('"victim"', f'"{key}"')
-    command = [sys.executable, "-c", script, daemon.address, str(seconds), "200", str(Path(__file__).parent)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        p50, p99, failed = json.loads(process.stdout.readline())
-    assert not failed
-    return p50, p99
-
-
-def rotating(daemon: DaemonProcess, names: list[str], stop: threading.Event, pause: float) -> int:
-    """Rotate keys at once, one after another, until told to stop. Returns how many."""
-    done = 0
-    with daemon.admin() as admin:
-        while not stop.wait(pause):
-            admin.rotate_key(names[done % len(names)], now=True)
-            done += 1
-    return done
-
-
-def rotation(daemon: DaemonProcess, names: list[str], rounds: int, seconds: float, pause: float) -> tuple[float, float, int]:
-    """Return the p99 of a calm caller at rest and while keys rotate, in milliseconds, and how many did; medians of the rounds."""
-    rest, busy, done = [], [], 0
-    for _ in range(rounds):
-        rest.append(calm(daemon, seconds, "key-000999")[1])
-        stop, counted = threading.Event(), []
-        worker = threading.Thread(target=lambda: counted.append(rotating(daemon, names, stop, pause)))  # noqa: B023
-        worker.start()
-        busy.append(calm(daemon, seconds, "key-000999")[1])
+    worker = threading.Thread(target=rotate)
+    worker.start()
+    try:
+        yield
+    finally:
         stop.set()
         worker.join()
-        done += sum(counted)
-    return statistics.median(rest), statistics.median(busy), done
+    if refused:
+        raise refused[0]
 
 
-def operations(daemon: DaemonProcess) -> dict[str, float]:
-    """Return how many milliseconds the acts of operators and publication take; after each, what the next is not to pay for is over."""
-    took = {}
+def _operations(keyd: BenchDaemon) -> dict[str, float]:
+    """Return how many milliseconds the acts of operators and publication take."""
+    took: dict[str, float] = {}
+    url = keyd.jwks_url
 
-    def timed(name: str, act: object) -> None:
-        assert callable(act)
-        began = time.perf_counter()
-        try:
-            act()
-        except (KeydClientError, httpx.HTTPError) as exc:
-            name += f" (refused: {str(exc)[:60]})"
-        took[name] = (time.perf_counter() - began) * 1e3
+    def fetch(address: str) -> None:
+        answer = httpx.get(address, timeout=60)
+        assert answer.status_code == 200, f"{address}: {answer.status_code}"
 
-    url = daemon.jwks_url
-    with grpc.insecure_channel(daemon.address) as channel, daemon.admin() as admin:
-        stub = key_service_pb2_grpc.KeyServiceStub(channel)  # type: ignore[no-untyped-call]
+    with grpc.insecure_channel(keyd.address) as channel, keyd.admin() as admin:
+        stub = key_service_pb2_grpc.KeyServiceStub(channel)
 
         def list_all() -> None:
-            token = ""
-            while True:
-                page = stub.ListKeys(keys_pb.ListKeysRequest(page_token=token))
-                token = page.next_page_token
-                if not token:
-                    return
+            token = None
+            while token != "":
+                token = stub.ListKeys(keys_pb.ListKeysRequest(page_token=token or "")).next_page_token
 
-        for n in range(5):
-            timed(f"create key {n}", lambda: admin.create_key(f"new-{time.time_ns()}"))
-        timed("list keys", list_all)
-        timed("plan, first 1,000 steps", lambda: stub.PlanRotations(keys_pb.PlanRotationsRequest()))
-        timed(
-            "destroy version",
-            lambda: (admin.rotate_key("key-000500", now=True), admin.destroy_version("key-000500", 1, force=True)),
-        )
-        timed(
-            "set of one key", lambda: httpx.get(url.replace("/.well-known/", "/keys/key-000001/"), timeout=60).raise_for_status()
-        )
-        timed("set of all keys", lambda: httpx.get(url, timeout=60).raise_for_status())
-        timed("set of all keys, again", lambda: httpx.get(url, timeout=60).raise_for_status())
+        acts: dict[str, Callable[[], object]] = {
+            "create a key": lambda: admin.create_key(f"new-{time.time_ns()}"),
+            "list all keys": list_all,
+            "plan, first 1,000 steps": lambda: stub.PlanRotations(keys_pb.PlanRotationsRequest()),
+            "set of one key": lambda: fetch(url.replace("/.well-known/", f"/keys/{name_of(0)}/")),
+            "set of all keys": lambda: fetch(url),
+            "set of all keys, again": lambda: fetch(url),
+        }
+        for name, act in acts.items():
+            began = time.perf_counter()
+            try:
+                act()
+            except (AssertionError, grpc.RpcError, httpx.HTTPError) as exc:
+                name += f" (refused: {str(exc)[:60]})"  # noqa: PLW2901
+            took[name] = (time.perf_counter() - began) * 1e3
     return took
 
 
-class Verdict:
-    """The lines of the report, and whether every bar was met."""
+def outcome(found: Found) -> Outcome:
+    """Return the verdicts and the table."""
+    small, large = found.runs
+    size = found.size
+    many = f"{size.keys:,} keys and {size.agents:,} agents with WatchKeys open"
+    p50 = median_ratio([run.p50 for run in large], [run.p50 for run in small])
+    start = f"from the start of the process to its first answer, with {size.keys:,} keys in files and SQLite"
+    entries = [
+        Entry("5 p50", p50, P50, "times", f"p50 with {many} against one of each, one connection", at_most=True),
+        Entry("5 start-up", found.starts[1][0], START, "s", start, at_most=True),
+    ]
+    for kind, (calm, rotated) in found.rotations.items():
+        what = f"p99 of an agent with {PACE} calls a second over {found.seconds:g} s, against without, {size.agents:,} agents connected"
+        goal = "5 rotation" if kind == f"{PACES[0]} a minute" else f"5 rotation, {kind}"
+        if kind == "watched by all":
+            what += "; one rotation in the middle, of a key that all of them watch"
+        else:
+            what += f"; {kind} rotate, each a key that one of them watches"
+            what += "; the planner's limit unless configured" if kind == f"{PACES[0]} a minute" else ""
+        counts = kind != f"{PACES[1]} a minute"
+        entries.append(Entry(goal, median_ratio(rotated, calm), P99, "times", what, at_most=True, counts=counts))
+    return Outcome(entries, [_table(found)])
 
-    def __init__(self) -> None:
-        self.missed: list[str] = []
 
-    def line(self, what: str, figure: float, bar: float | None = None, unit: str = "") -> None:
-        verdict = "" if bar is None else f" (at most {bar:g}): {'ok' if figure <= bar else 'TOO MUCH'}"
-        print(f"{what}: {figure:.2f}{unit}{verdict}", flush=True)
-        if bar is not None and figure > bar:
-            self.missed.append(what)
+def _table(found: Found) -> Table:
+    size, sizes = found.size, found.sizes
+    each = (sizes[1] - sizes[0]) / size.keys * 10_000 / 2**20
+    rows = [
+        ["keys", "1", f"{size.keys:,}"],
+        ["start-up, s", *(f"{start:.2f}" for start, _ in found.starts)],
+        ["its CPU, s", *(f"{cpu:.2f}" for _, cpu in found.starts)],
+        ["CPU after it, s", "", f"{found.settling:.2f}"],
+        ["memory after it, MiB", *(f"{octets / 2**20:,.0f}" for octets in sizes[:2])],
+        [f"the same with {size.agents:,} agents, MiB", "", f"{sizes[2] / 2**20:,.0f}"],
+        ["memory per 10,000 keys, MiB", "", number(each)],
+        ["p50, µs", *(f"{statistics.median(run.p50 for run in runs):,.0f}" for runs in found.runs)],
+    ]
+    for kind, (calm, rotated) in found.rotations.items():
+        pair = f"{statistics.median(calm):.2f}, {statistics.median(rotated):.2f}"
+        rows.append([f"p99 of a calm agent at rest and over rotations, {kind}, ms", "", pair])
+    rows += [[f"{name}, ms", "", f"{took:,.1f}"] for name, took in found.operations.items()]
+    return Table("Many keys and agents", ("", "one", "many"), rows)
 
 
 def main() -> int:
     """Measure and print. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--keys", type=int, default=100_000, help="at least 1,000")
+    parser.add_argument("--keys", type=int, default=100_000, help="at least as many as agents")
     parser.add_argument("--agents", type=int, default=1000)
-    parser.add_argument("--calls", type=int, default=3000, help="of each p50")
-    parser.add_argument("--seconds", type=float, default=10, help="of each phase of a p99")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pace", type=float, default=60, help="rotations a minute; 60 is the planner's bound unless configured")
-    parser.add_argument("--state", type=Path, help="where the keys are kept for the next time")
-    parser.add_argument("--only", choices=("start", "p50", "agents", "rotation", "operations"), action="append")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each p50; half as long as each p99")
     options = parser.parse_args()
-    only = options.only or ["start", "p50", "agents", "rotation", "operations"]
-    verdict = Verdict()
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}")
-    with prepared(options.keys, options.state) as many, prepared(1, options.state) as few:
-        start_few, _, memory_few = started(few)
-        start, spent, memory = started(many)
-        verdict.line(f"start-up with {options.keys:,} keys", start, START, " s")
-        verdict.line("CPU of that", spent, None, " s")
-        verdict.line("start-up with one key", start_few, None, " s")
-        verdict.line("memory after the start", memory, None, " MiB")
-        verdict.line("memory per 10,000 keys", (memory - memory_few) / (options.keys - 1) * 1e4, None, " MiB")
-        settled(many)
-        verdict.line("memory when it has settled", resident(many), None, " MiB")
-        verdict.line("CPU between", cpu(many) - spent, None, " s")
-        if "p50" in only:
-            one, other = in_turn(few, many, options.calls)
-            verdict.line("p50 with one key", one[len(one) // 2], None, " us")
-            verdict.line("p50 with all keys, of that", other[len(other) // 2] / one[len(one) // 2], P50)
-        if "agents" in only or "rotation" in only:
-            with agents(many, options.agents) as crowd:
-                settled(many)
-                if "agents" in only:
-                    one, other = in_turn(few, many, options.calls)
-                    verdict.line(
-                        f"p50 with all keys and {options.agents:,} agents", other[len(other) // 2] / one[len(one) // 2], P50
-                    )
-                if "rotation" in only:
-                    own = [f"key-{n:06}" for n in range(options.agents - 1)]
-                    rest, busy, done = rotation(many, own, options.rounds, options.seconds, 60 / options.pace)
-                    assert crowd.stdin is not None
-                    assert crowd.stdout is not None
-                    print("told", file=crowd.stdin, flush=True)
-                    verdict.line("agents told of rotations", float(crowd.stdout.readline()))
-                    verdict.line(f"p99 while {done} keys rotate, {busy:.2f} against {rest:.2f} ms at rest", busy / rest, P99)
-        if "rotation" in only:
-            with agents(many, options.agents, "key-000001"):
-                settled(many)
-                rest, busy, done = rotation(many, ["key-000001"], options.rounds, options.seconds, 2.0)
-                verdict.line(
-                    f"p99 while one key that all watch rotates {done} times, {busy:.2f} against {rest:.2f} ms", busy / rest, P99
-                )
-        if "operations" in only:
-            for name, took in operations(many).items():
-                verdict.line(name, took, None, " ms")
-    for missed in verdict.missed:
-        print(f"missed: {missed}")
-    return 1 if verdict.missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if not load.installed():
+        print("h2load is missing: install nghttp2-client", file=sys.stderr)
+        return 2
+    size = Size(options.keys, options.agents)
+    found = outcome(measure(size, options.rounds, options.seconds, operations=True))
+    print(f"{describe()}, {today()}; {options.rounds} rounds\n")
+    print(found.tables[0].markdown() + "\n")
+    for entry in found.entries:
+        print(entry.line())
+    return 1 if missed(found.entries) else 0

@@ -2,18 +2,17 @@
 
 What benchmarks/cost.py compares the daemon with. Not a way to run keyd: it signs anything for anybody who reaches the socket.
 
-    python benchmarks/unguarded.py SOCKET
+    python benchmarks unguarded SOCKET [--transport http2]
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
+from google.protobuf.descriptor import ServiceDescriptor
 from support import keyring, new_key
 
 from backends.api import BackendContext
@@ -27,7 +26,7 @@ from keyd.service import convert
 from keyd.service.bounds import Bounds
 from keyd.service.call import Call, Caller
 from keyd.service.gate.limits import Quota
-from keyd.service.grpcio import GrpcServer
+from keyd.service.transport import Transport
 from keyd.v1 import signing_service_pb2 as pb
 
 
@@ -54,7 +53,24 @@ class Unguarded:
         return None  # the other methods: a call of one ends in an error, and the benchmark makes none
 
 
-async def main(socket: str) -> None:
+def server(transport: str, service: Unguarded) -> Transport:
+    """Return the server of that transport with nothing in front of it."""
+    anybody = Caller(Principal())
+    services: dict[ServiceDescriptor, object] = {pb.DESCRIPTOR.services_by_name["SigningService"]: service}
+    bounds, calls = Bounds(), Quota(1000, 1000)
+    # One of them alone is imported, as in the daemon.
+    if transport == "http2":
+        from keyd.service.http2.server import Http2Server
+
+        return Http2Server(services, lambda _: anybody, bounds, calls)
+    process.prepare_grpc()
+    from keyd.service.grpcio import GrpcServer
+
+    return GrpcServer(services, lambda _: anybody, bounds, calls)
+
+
+async def serve(socket: str, transport: str) -> None:
+    """Sign until the process is killed; the public key is printed when it listens."""
     log.configure("error", "console")
     backend_type = plugins.load("memory")
     backend = backend_type.open(backend_type.Config(), BackendContext("memory", Path("/nonexistent")))
@@ -63,19 +79,19 @@ async def main(socket: str) -> None:
         ring = keyring(SqlStore(Path(directory) / "keyd.db"), runners, SystemClock())
         await ring.start()
         change = await ring.create(new_key("bench", backend="memory", created_at=SystemClock().now()))
-        anybody = Caller(Principal())
-        server = GrpcServer(
-            {pb.DESCRIPTOR.services_by_name["SigningService"]: Unguarded(ring)},
-            lambda _: anybody,
-            Bounds(),
-            Quota(1000, 1000),
-        )
-        server.listen(f"unix:{socket}")
-        await server.start()
+        bare = server(transport, Unguarded(ring))
+        bare.listen(f"unix:{socket}")
+        await bare.start()
         print(change.key.versions[0].record.public_jwk, flush=True)
         await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Serve on the socket that the command line names."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("socket")
+    parser.add_argument("--transport", choices=("grpcio", "http2"), default="grpcio")
+    options = parser.parse_args()
     with process.runner() as runner:
-        runner.run(main(sys.argv[1]))
+        runner.run(serve(options.socket, options.transport))
+    return 0

@@ -1,34 +1,54 @@
 """Many agents that are connected and wait: each has a connection of its own and WatchKeys open on it. A process of its own, that takes little CPU.
 
-``python benchmarks/watchers.py SOCKET COUNT KEY TESTS`` says ``ready`` when each has had its first answer, and then, each second, how many messages
-came so far and how many connections there are. It reads frames of HTTP/2 and answers what has to be answered, no more.
+``python benchmarks/watchers.py SOCKET TESTS`` reads the keys of each agent from stdin, one line of JSON, and says ``ready`` when each has had its first
+answer; and then, for each line more, how many messages came so far. It reads frames of HTTP/2 and answers what has to be answered, no more.
 """
 
 from __future__ import annotations
 
+import json
 import selectors
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _DATA, _SETTINGS, _PING = 0, 4, 6
 
 
+class Watching:
+    """The agents."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def tell(self, line: str) -> str:
+        """Send the process a line and return its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(line, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        assert answer, "the agents were disconnected"
+        return answer.strip()
+
+    def messages(self) -> int:
+        """Return how many messages all of them together had so far."""
+        return int(self.tell(""))
+
+
 @contextmanager
-def watching(socket_path: Path, count: int, key: str) -> Iterator[subprocess.Popen[str]]:
-    """Have so many agents watch a key."""
+def watching(socket_path: Path, count: int, key: str, own: Callable[[int], str] | None = None) -> Iterator[Watching]:
+    """Have so many agents watch a key, and each its own too."""
     tests = Path(__file__).resolve().parents[1] / "tests"
-    command = [sys.executable, __file__, str(socket_path), str(count), key, str(tests)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    command = [sys.executable, __file__, str(socket_path), str(tests)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            line = process.stdout.readline()
-            assert line == "ready\n", f"the agents could not connect: {line}"
-            yield process
+            agents = Watching(process)
+            answer = agents.tell(json.dumps([[key, own(number)] if own else [key] for number in range(count)]))
+            assert answer == "ready", f"the agents could not connect: {answer}"
+            yield agents
         finally:
             process.kill()
 
@@ -67,27 +87,29 @@ def _connect(path: str, request: bytes) -> _Agent:
     return _Agent(connected)
 
 
-def _work(path: str, count: int, key: str) -> None:
+def _work(path: str, watched: list[list[str]]) -> None:
     from keyd.v1 import signing_service_pb2 as pb
 
-    request = pb.WatchKeysRequest(keys=[key]).SerializeToString()
+    count = len(watched)
     selector = selectors.DefaultSelector()
+    selector.register(sys.stdin, selectors.EVENT_READ)
     agents: list[_Agent] = []
-    ready, said = False, time.monotonic()
+    ready = False
     while True:
         if len(agents) < count:  # keyd looks at 50 a second; those that are connected are read meanwhile
-            agents.append(_connect(path, request))
+            request = pb.WatchKeysRequest(keys=watched[len(agents)])
+            agents.append(_connect(path, request.SerializeToString()))
             selector.register(agents[-1].socket, selectors.EVENT_READ, agents[-1])
         for event, _ in selector.select(0 if len(agents) < count else 1):
-            event.data.read()
+            if event.data is not None:
+                event.data.read()
+            elif sys.stdin.readline():
+                print(sum(agent.messages for agent in agents), flush=True)
         if not ready and len(agents) == count and all(agent.messages for agent in agents):
             print("ready", flush=True)
             ready = True
-        if ready and time.monotonic() >= said + 1:
-            said = time.monotonic()
-            print(sum(agent.messages for agent in agents), len(agents), flush=True)
 
 
 if __name__ == "__main__":
-    sys.path.append(sys.argv[4])
-    _work(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    sys.path.append(sys.argv[2])
+    _work(sys.argv[1], json.loads(sys.stdin.readline()))

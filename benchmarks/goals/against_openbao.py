@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from benchmarks import load, peers
 from benchmarks.daemon import BenchDaemon, daemon, spot_check
 from benchmarks.figures import Entry, Outcome, Table, median_ratio
-from benchmarks.goals import Options
+from benchmarks.goals import Options, of_transport
 from benchmarks.load import Load
 from benchmarks.machine import ed25519_rate
 from benchmarks.payload import sign_request
@@ -16,39 +17,40 @@ from benchmarks.payload import sign_request
 #: At least so many times its signatures a second, by concurrency; p50 at most half of its, p99 at most a fifth.
 _RATE = {1: 2.0, 8: 3.0, 64: 3.0}
 _P50, _P99 = 0.5, 0.2
+_OPENBAO = "OpenBao"
 
 
 def measure(options: Options) -> Outcome:
-    """Measure every transport and OpenBao in turn; the default transport is held to the bars."""
+    """Measure every transport and OpenBao in turn."""
     found = Outcome()
-    runs: dict[tuple[str, int], list[Load]] = {}
     names = options.transports()
-    with peers.openbao() as transit:
-        for name, line in names.items():
-            with daemon(server=line) as keyd:
-                _rounds(options, keyd, transit, name, runs)
-    for connections, bar in _RATE.items():
-        # The default transport was measured first, and OpenBao beside it in the same rounds.
-        found.entries += _entries(connections, bar, runs[next(iter(names)), connections], runs["OpenBao", connections])
+    with ExitStack() as stack:
+        transit = stack.enter_context(peers.openbao())
+        daemons = {name: stack.enter_context(daemon(server=line)) for name, line in names.items()}
+        runs = _rounds(options, daemons, transit)
+    for name, line in names.items():
+        for connections, bar in _RATE.items():
+            entries = _entries(connections, bar, runs[name, connections], runs[_OPENBAO, connections])
+            found.entries += of_transport(entries, name, line)
     found.tables.append(_table(runs))
     found.tables.append(_others(options))
     return found
 
 
-def _rounds(
-    options: Options, keyd: BenchDaemon, transit: peers.Transit, name: str, runs: dict[tuple[str, int], list[Load]]
-) -> None:
-    public = keyd.public_key("bench")
-    theirs = "OpenBao" if ("OpenBao", 1) not in runs else f"OpenBao beside {name}"
+def _rounds(options: Options, daemons: dict[str, BenchDaemon], transit: peers.Transit) -> dict[tuple[str, int], list[Load]]:
+    """Return the runs by server and number of connections."""
+    runs: dict[tuple[str, int], list[Load]] = {}
+    targets = {name: keyd.target() for name, keyd in daemons.items()} | {_OPENBAO: transit.target()}
     for round_ in range(options.rounds + 1):
         for connections in _RATE:
-            mine = load.run(keyd.target(), connections, options.seconds if round_ else 0.5)
-            other = load.run(transit.target(), connections, options.seconds if round_ else 0.5)
-            if round_:  # the first is to warm up
-                runs.setdefault((name, connections), []).append(mine)
-                runs.setdefault((theirs, connections), []).append(other)
-        spot_check(keyd.address, sign_request("bench"), public)
+            for name, target in targets.items():
+                run = load.run(target, connections, options.seconds if round_ else 0.5)
+                if round_:  # the first is to warm up
+                    runs.setdefault((name, connections), []).append(run)
+        for keyd in daemons.values():
+            spot_check(keyd.address, sign_request("bench"), keyd.public_key("bench"))
         transit.check()
+    return runs
 
 
 def _entries(connections: int, bar: float, mine: Sequence[Load], theirs: Sequence[Load]) -> list[Entry]:
@@ -69,7 +71,7 @@ def _table(runs: dict[tuple[str, int], list[Load]]) -> Table:
 
     rows = [
         [
-            name if name.startswith("OpenBao") else f"keyd, {name}",
+            name if name == _OPENBAO else f"keyd, {name}",
             str(connections),
             middle(found, lambda run: run.rate),
             middle(found, lambda run: run.p50),
