@@ -92,6 +92,5 @@ def main() -> int:
     parser.add_argument("socket")
     parser.add_argument("--transport", choices=("grpcio", "http2"), default="grpcio")
     options = parser.parse_args()
-    with process.runner() as runner:
-        runner.run(serve(options.socket, options.transport))
+    asyncio.run(serve(options.socket, options.transport))
     return 0

@@ -149,8 +149,7 @@ def finish(work: Coroutine[Any, Any, None]) -> int:
     """Run a daemon, or a worker of one, to its end. Returns the exit code, as :func:`run` does."""
     code = 0
     try:
-        with process.runner() as runner:
-            runner.run(work)
+        asyncio.run(work)
     except (BackendError, KeydError, plugins.PluginError, process.ProcessError, OSError, RuntimeError) as exc:
         _log.error("cannot start", error=str(exc))
         code = 8 if isinstance(exc, BackendConfigError | plugins.PluginError) else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import errno
@@ -43,15 +42,6 @@ def prepare_grpc() -> None:
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 
-def runner() -> asyncio.Runner:
-    """Return what runs the daemon: on uvloop, which takes less CPU for each call, or on asyncio's own loop where there is no uvloop."""
-    try:
-        import uvloop
-    except ImportError:  # it has no wheel for every platform, and nothing depends on it
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
-
-
 def harden() -> list[str]:
     """Keep this process's memory and files from other users: no core dumps, no ptrace, no new privileges, umask 077.
 
@@ -68,18 +58,6 @@ def harden() -> list[str]:
     failed += _prctl(_PR_SET_DUMPABLE, 0, "cannot keep debuggers out")
     failed += _prctl(_PR_SET_NO_NEW_PRIVS, 1, "cannot renounce new privileges")
     return failed
-
-
-def keep_only(*descriptors: int) -> None:
-    """Close what else came from the process that started this one, but the standard descriptors. To be called before anything is opened.
-
-    asyncio's own loop gives a child only what it is told to. uvloop leaves it all that is not marked: what the service manager passed on, and
-    what libraries in C, such as PKCS#11 modules, have opened.
-    """
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - the names alone
-        if int(name) > 2 and int(name) not in descriptors:
-            with contextlib.suppress(OSError):  # that of the directory is closed already
-                os.close(int(name))
 
 
 def end_with_parent(parent: int) -> None:

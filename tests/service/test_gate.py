@@ -145,6 +145,19 @@ class TestHoldingBack:
             await until(lambda: len(gate.gate._relays) == 1)
             gate.kept[1].hold_back(1)
 
+    async def test_what_who_has_gone_meanwhile_still_asked_is_not_passed_on(self):
+        async with gated() as gate:
+            with connected(gate.socket) as client:
+                channel = RawChannel(client)
+                await asyncio.to_thread(channel.call, WHO)
+                (relay,) = gate.gate._relays
+                relay.hold_back(0.1)
+                channel.send(WHO)
+                passed_on = []
+                relay._send_to_server = passed_on.append
+            await until(lambda: not gate.gate._relays)
+            assert not passed_on
+
 
 class TestLimits:
     @pytest.mark.parametrize(("quota", "said"), [(Quota(2, 100), "max"), (Quota(100, 2), "max_per_caller")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import subprocess
@@ -52,20 +51,6 @@ with patch.object(process, "_PR_SET_DUMPABLE", 10**6), patch.object(resource, "s
     print(process.harden())
 """
     assert run(code) == "['cannot turn core dumps off: no', 'cannot keep debuggers out: Invalid argument']"
-
-
-KEPT = """
-import os, sys
-from keyd import process
-kept, other = (os.open("/dev/null", os.O_RDONLY) for _ in range(2))
-process.keep_only(kept)
-print([number for number in (0, 1, 2, kept, other) if os.path.exists(f"/proc/self/fd/{number}")] == [0, 1, 2, kept])
-"""
-
-
-def test_a_child_keeps_the_descriptors_that_are_its_own():
-    assert run(KEPT) == "True"
-    assert run(KEPT.replace("process.keep_only(kept)", "")) == "False"
 
 
 class TestLock:
@@ -248,17 +233,6 @@ class TestSocket:
     def test_a_relative_path_is_refused(self):
         with pytest.raises(process.ProcessError, match="not absolute"):
             process.prepare_socket(Path("keyd.sock"))
-
-
-def test_the_daemon_runs_on_uvloop_and_on_asyncios_own_loop_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def kind() -> str:
-        return type(asyncio.get_running_loop()).__module__
-
-    with process.runner() as runner:
-        assert runner.run(kind()) == "uvloop"
-    monkeypatch.setitem(sys.modules, "uvloop", None)
-    with process.runner() as runner:
-        assert runner.run(kind()) == "asyncio.unix_events"
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, "-event_engine_listener"), ("", ""), ("tcp_rcv_lowat", "tcp_rcv_lowat")])

@@ -7,6 +7,7 @@ hand than one chunk each way.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 
@@ -83,7 +84,10 @@ class Relay:
 
     def _go_on(self) -> None:
         self._held = None
-        self._listen_to_client()
+        if self.open and _has_gone(self._client):  # what it left may have it held again, and again
+            self.close()
+        else:
+            self._listen_to_client()
 
     def _listen_to_client(self) -> None:
         if self.open and self._held is None and not self._to_server and not self._client_ended and self._link is not None:
@@ -143,7 +147,10 @@ class Relay:
             self._send_to_server(whole)
 
     def _end_of_client(self) -> None:
-        """Pass it on, and let the server finish what it has in hand; it closes its side then."""
+        """Pass it on, and let the server finish what it has in hand; it closes its side then. Nothing is to be finished for who has gone."""
+        if _has_gone(self._client):  # a server that has stopped reading does not hear of it
+            self.close()
+            return
         self._client_ended = True
         self._loop.remove_reader(self._client)
         try:
@@ -213,3 +220,10 @@ class Relay:
         self._send_to_client(data)
         if self.open and not self._to_client:
             self._loop.add_reader(self._server, self._from_server)
+
+
+def _has_gone(client: socket.socket) -> bool:
+    """Say whether the other end is closed, and not only done with writing."""
+    waiting = select.poll()
+    waiting.register(client, 0)
+    return any(events & select.POLLHUP for _, events in waiting.poll(0))

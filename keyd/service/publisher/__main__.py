@@ -25,7 +25,6 @@ _NICE = 10
 
 def main(listener: int, pipe: int, level: str, form: str, documents: list[str]) -> None:
     """Serve until the daemon is gone."""
-    process.keep_only(listener, pipe)
     process.harden()
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
