@@ -64,7 +64,7 @@ def test_serve(placed: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.
         paths.append(path)
         return exit_code
 
-    monkeypatch.setitem(sys.modules, "keyd.app", SimpleNamespace(run=serve))
+    monkeypatch.setitem(sys.modules, "keyd.workers.serve", SimpleNamespace(run=serve))
     path = str(tmp_path / "keyd.toml")
     options, env = (["--config", path], {}) if placed == "option" else ([], {"KEYD_CONFIG": path})
     assert run("serve", *options, env=env).exit_code == exit_code
@@ -74,7 +74,7 @@ def test_serve(placed: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.
 def test_serve_with_a_bad_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     from keyd.config import load
 
-    monkeypatch.setitem(sys.modules, "keyd.app", SimpleNamespace(run=load))
+    monkeypatch.setitem(sys.modules, "keyd.workers.serve", SimpleNamespace(run=load))
     assert run("serve", "--config", str(broken(tmp_path / "keyd.toml"))).exit_code == 8
 
 

@@ -154,7 +154,7 @@ async def test_the_same_as_the_application_says(house: House) -> None:
         same()
 
     await asyncio.to_thread(compare)
-    assert house.ready.hits + house.ready.misses > 50  # else nothing was compared
+    assert house.ready.hits + house.ready.misses > 10  # else nothing was compared
 
 
 @pytest.mark.parametrize("path", [JWKS, "/keys/agents-1/jwks.json", *PATHS[1:3], PATHS[4]])

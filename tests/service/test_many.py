@@ -180,14 +180,10 @@ class TestBatches:
         assert not slow.guard.turns
 
     async def test_a_defect_ends_the_batch(self, slow: House, hung: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        inner = BackendRunner.sign
+        def defect(*_: Any) -> bytes:
+            raise RuntimeError("a defect")
 
-        async def defect(self: BackendRunner, version: Any, algorithm: Algorithm, *rest: Any) -> bytes:
-            if algorithm is Algorithm.ED25519:
-                raise RuntimeError("a defect")
-            return await inner(self, version, algorithm, *rest)
-
-        monkeypatch.setattr(BackendRunner, "sign", defect)
+        monkeypatch.setattr(BackendRunner, "sign_inline", defect)
         before = asyncio.all_tasks()
         with pytest.raises(RuntimeError, match="a defect"):
             await slow.services["signing"].sign_batch(batch(IN_A_THREAD, AT_ONCE), slow.call(SHOP))
