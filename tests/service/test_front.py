@@ -274,4 +274,4 @@ async def test_nothing_is_open_after_the_end(monkeypatch):
     for _ in range(2):
         async with daemon(monkeypatch, sections=OWN) as running:
             await running.jwks(f"unix:{running.socket}")
-    assert open_files() <= before + 2
+    await until(lambda: open_files() <= before + 2)  # grpcio closes some of them a moment later

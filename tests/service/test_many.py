@@ -116,7 +116,7 @@ class TestBatches:
     async def test_results_are_in_order_whatever_waits(self, slow: House, hung: Store) -> None:
         keys = [IN_A_THREAD, AT_ONCE, "other", IN_A_THREAD, AT_ONCE]
         answering = asyncio.ensure_future(slow.services["signing"].sign_batch(batch(*keys), slow.call(SHOP)))
-        await until(lambda: hung.asked == 2)
+        await until(lambda: hung.asked == 2 and len(slow.audit.decisions) == 3)
         assert [d.key for d in slow.audit.decisions] == [AT_ONCE, "other", AT_ONCE]  # they waited for nobody
         hung.answers.set()
         results = (await answering).results
