@@ -41,7 +41,7 @@ AREAS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("transport: HTTP/2", r"\((h2corn/|connectrpc/|keyd/service/http2)"),
         ("protobuf", r"\(google/"),
         ("the rest of keyd", r"\((keyd|backends)/(?!__main__|cli|app)"),
-        ("event loop", r"\((asyncio/|uvloop/|selectors|_asynciomodule)"),
+        ("event loop", r"\((asyncio/|selectors|_asynciomodule)"),
     )
 )
 _OTHER = "anything else"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import socket
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -66,6 +65,7 @@ from keyd.service.pages import JWKS
 from keyd.service.publisher.parent import Publisher
 from keyd.service.sessions import SessionAdminService, SessionService
 from keyd.service.signing import SigningService
+from keyd.signals import Signals
 from keyd.team.figures import figures_of_all
 from keyd.team.heads import HeadsOfAll
 from keyd.team.member import Member
@@ -131,17 +131,12 @@ class Daemon:
             self.accounts.warn()
 
 
-def run(config_path: Path | None) -> int:
+def run(config: Config, config_path: Path | None) -> int:
     """Run the daemon until it is told to stop. Returns the exit code: 0, 1 when it cannot start, 8 when the configuration is why.
 
-    Raises:
-        ConfigError: the configuration is wrong; every problem is in it.
+    Args:
+        config: what ``config_path`` says; it is read again when the daemon is told to.
     """
-    config = configuration.load(config_path)
-    log.configure(config.log.level, config.log.format)
-    process.take_service_manager()
-    for shortcoming in process.harden():
-        _log.warning("not hardened", what=shortcoming)
     return finish(_run(config, config_path))
 
 
@@ -158,22 +153,11 @@ def finish(work: Coroutine[Any, Any, None]) -> int:
 
 
 async def _run(config: Config, config_path: Path | None) -> None:
-    loop = asyncio.get_running_loop()
-    stop, reload = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    signals = Signals()
     async with AsyncExitStack() as stack:
         with settling():
             daemon = await start(config, stack)
-        process.notify("READY=1")
-        while not stop.is_set():
-            await _first(stop, reload)
-            if reload.is_set() and not stop.is_set():
-                reload.clear()
-                _reload(daemon, config_path)
-        process.notify("STOPPING=1")
-        _log.info("stopping, calls under way are finished first", drain_seconds=config.server.drain_timeout)
+        await signals.obey(partial(_reload, daemon, config_path), config.server.drain_timeout)
     _log.info("stopped")
 
 
@@ -275,7 +259,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     if config.http.enabled:
         routes = [http_directory.route(directories, fleet.clock), *http_documents.routes(publication, documents, fleet.clock)]
         app = application(keyring, publication, monitor, routes)
-        state = lambda: (keyring.snapshot, publication.rules, revocations.state, directories.generation)  # noqa: E731
+        state = partial(_shown, keyring, publication, revocations, directories)
         ready = Ready(
             {
                 JWKS: partial(jwk_set, keyring, publication, None),
@@ -289,13 +273,13 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
         listener = _listener(config.http.host, config.http.port, None if team is None else team.http)
         logging = config.log.level, config.log.format
         http = Publisher(listener, app, ready, state, keyring.changed, logging) if config.http.own_process else None
-        daemon.http = http or HttpServer.at(listener, app, ready)
+        daemon.http = http or HttpServer(listener, app, ready)
         await daemon.http.start()
         stack.push_async_callback(daemon.http.stop)
     if config.metrics.address is not None:
         figures = metrics.application() if team is None else figures_of_all(metrics.registry, team)
         listener = _listener(*config.metrics.address, None if team is None else team.metrics)
-        metrics_server = HttpServer.at(listener, figures)
+        metrics_server = HttpServer(listener, figures)
         await metrics_server.start()
         stack.push_async_callback(metrics_server.stop)
         daemon.metrics_port = metrics_server.port
@@ -371,6 +355,11 @@ async def _open_store(
     return store
 
 
+def _shown(keyring: Keyring, publication: Publication, revocations: Revocations, directories: Directories) -> tuple[object, ...]:
+    """Return what everything that is published is made of: each another object once it has changed."""
+    return keyring.snapshot, publication.rules, revocations.state, directories.generation
+
+
 def _listener(host: str, port: int, given: socket.socket | None) -> socket.socket:
     """Return the socket that the supervisor gave this worker, or one that listens there. Raises OSError."""
     return bound(host, port) if given is None else given
@@ -394,7 +383,7 @@ def _defaults(config: Config) -> Defaults:
     )
 
 
-def _reload(daemon: Daemon, config_path: Path | None) -> None:
+async def _reload(daemon: Daemon, config_path: Path | None) -> None:
     process.notify("RELOADING=1")
     try:
         config = configuration.load(config_path)
@@ -410,10 +399,3 @@ def _reload(daemon: Daemon, config_path: Path | None) -> None:
     if daemon.tcp is not None:
         daemon.tcp.refresh()
     process.notify("READY=1")
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()

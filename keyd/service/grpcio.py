@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_status import rpc_status
 
 from keyd.core.errors import KeydError
+from keyd.service import transport
 from keyd.service.admission import methods
 from keyd.service.bounds import Bounds
 from keyd.service.call import Call
@@ -88,9 +89,7 @@ class GrpcServer:
 
     async def report(self, backends: Mapping[str, bool]) -> None:
         """Say which backends are sound (grpc.health.v1): each as ``keyd.backend.NAME``; the services are as long as one is."""
-        states = {f"keyd.backend.{name}": sound for name, sound in backends.items()}
-        states |= dict.fromkeys(("", *self._names), any(backends.values()))
-        for name, sound in states.items():
+        for name, sound in transport.health(self._names, backends).items():
             await self._health.set(
                 name, health_pb2.HealthCheckResponse.SERVING if sound else health_pb2.HealthCheckResponse.NOT_SERVING
             )

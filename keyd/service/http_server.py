@@ -132,18 +132,8 @@ class HttpServer:
         ready: answers before it, where it has some.
     """
 
-    def __init__(self, app: Callable[..., Any], host: str, port: int, ready: Ready | None = None) -> None:
-        """Bind the address at once, so that a taken port stops the start; ``ready`` has answers before ``app``. Raises OSError."""
-        self._serve_at(bound(host, port), app, ready)
-
-    @classmethod
-    def at(cls, listener: socket.socket, app: Callable[..., Any], ready: Ready | None = None) -> HttpServer:
-        """Return a server of a socket of :func:`bound`."""
-        server = cls.__new__(cls)
-        server._serve_at(listener, app, ready)
-        return server
-
-    def _serve_at(self, listener: socket.socket, app: Callable[..., Any], ready: Ready | None) -> None:
+    def __init__(self, listener: socket.socket, app: Callable[..., Any], ready: Ready | None = None) -> None:
+        """Serve on a socket of :func:`bound`, which is closed with the server."""
         self._socket = listener
         config = _Config(
             app,

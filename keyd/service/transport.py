@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 
@@ -23,3 +23,10 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Let go of what it listens on, whether it was started or not."""
+
+
+def health(services: Iterable[str], backends: Mapping[str, bool]) -> dict[str, bool]:
+    """Return which services of grpc.health.v1 are sound, by name: see :meth:`Transport.report`."""
+    return {f"keyd.backend.{name}": sound for name, sound in backends.items()} | dict.fromkeys(
+        ("", *services), any(backends.values())
+    )

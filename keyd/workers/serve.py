@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -22,6 +21,7 @@ from keyd.service.gate.listener import listening
 from keyd.service.gate.tls import listen as listen_tcp
 from keyd.service.gate.unix import Door
 from keyd.service.http_server import bound
+from keyd.signals import Signals, first
 from keyd.workers.supervisor import Supervisor
 
 #: After each connection over TCP, in seconds, and after one that could not be accepted: others have their turn.
@@ -37,14 +37,14 @@ def run(config_path: Path | None) -> int:
     """
     text = "" if config_path is None else configuration.read(config_path)
     config = configuration.loads(text, config_path)
-    if config.server.workers == 1:
-        from keyd.app import run as run_alone
-
-        return run_alone(config_path)
     log.configure(config.log.level, config.log.format)
     process.take_service_manager()
     for shortcoming in process.harden():
         _log.warning("not hardened", what=shortcoming)
+    if config.server.workers == 1:
+        from keyd.app import run as run_alone
+
+        return run_alone(config, config_path)
     code = 1
     try:
         code = asyncio.run(_run(config, text, config_path))
@@ -55,27 +55,16 @@ def run(config_path: Path | None) -> int:
 
 
 async def _run(config: Config, text: str, path: Path | None) -> int:
-    loop = asyncio.get_running_loop()
-    stop, reload = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    signals = Signals()
     async with AsyncExitStack() as stack:
         supervisor, open_doors = _prepare(config, text, path, stack)
         starting = asyncio.create_task(supervisor.start())
         stack.callback(starting.cancel)
-        await _first(starting, stop)
-        if stop.is_set() or not starting.result():
-            return 0 if stop.is_set() else supervisor.failed or 1
+        await first(starting, signals.stop)
+        if signals.stop.is_set() or not starting.result():
+            return 0 if signals.stop.is_set() else supervisor.failed or 1
         open_doors()
-        process.notify("READY=1")
-        while not stop.is_set():
-            await _first(stop, reload)
-            if reload.is_set() and not stop.is_set():
-                reload.clear()
-                await _reload(supervisor, path)
-        process.notify("STOPPING=1")
-        _log.info("stopping, calls under way are finished first", drain_seconds=config.server.drain_timeout)
+        await signals.obey(partial(_reload, supervisor, path), config.server.drain_timeout)
     _log.info("stopped")
     return 0
 
@@ -168,15 +157,6 @@ async def _reload(supervisor: Supervisor, path: Path | None) -> None:
         log.configure(config.log.level, config.log.format)
         _log.info("configuration reloaded")
     process.notify("READY=1")
-
-
-async def _first(*waits: asyncio.Event | asyncio.Task[bool]) -> None:
-    """Return when one of these has happened; tasks go on."""
-    tasks = [each if isinstance(each, asyncio.Task) else asyncio.ensure_future(each.wait()) for each in waits]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        if task not in waits:
-            task.cancel()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

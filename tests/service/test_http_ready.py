@@ -20,7 +20,7 @@ from support import FakeClock
 
 from keyd.service import http_server
 from keyd.service.http_ready import Own, Ready
-from keyd.service.http_server import HttpServer
+from keyd.service.http_server import HttpServer, bound
 from keyd.service.pages import Headers, Page
 from keyd.v1 import key_service_pb2 as pb
 
@@ -67,7 +67,7 @@ class House:
         self.server = running.daemon.http
         self.ready = running.daemon.http.ready
         assert self.ready is not None
-        self.plain = HttpServer(running.daemon.http.app, "127.0.0.1", 0)
+        self.plain = HttpServer(bound("127.0.0.1", 0), running.daemon.http.app)
         self.tags: list[str] = []
 
     async def create(self, name: str, **spec: object) -> None:

@@ -12,7 +12,7 @@ import pytest
 from support import until
 
 from keyd.service import http_server
-from keyd.service.http_server import HttpServer
+from keyd.service.http_server import HttpServer, bound
 
 LARGE = b"x" * 32 * 1024 * 1024  # more than the buffers of both ends hold
 
@@ -26,7 +26,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[HttpServer]:
-    server = HttpServer(answer, "127.0.0.1", 0)
+    server = HttpServer(bound("127.0.0.1", 0), answer)
     await server.start()
     yield server
     await server.stop()
@@ -82,7 +82,7 @@ async def test_a_flood_keeps_no_descriptors(server: HttpServer, monkeypatch: pyt
 
 async def test_who_does_not_read_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_LAST_ANSWERS", 1)
-    server = HttpServer(answer, "127.0.0.1", 0)
+    server = HttpServer(bound("127.0.0.1", 0), answer)
     await server.start()
     _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
     writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")

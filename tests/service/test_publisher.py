@@ -19,7 +19,7 @@ from daemon_process import DaemonProcess
 from service_conftest import Running, running_in
 from support import FakeClock, until
 
-from keyd.service.http_server import HttpServer
+from keyd.service.http_server import HttpServer, bound
 from keyd.service.pages import Page
 from keyd.service.publisher import wire
 from keyd.service.publisher.child import Shelf
@@ -76,7 +76,7 @@ async def exchanged(port: int, path: str, *lines: str, method: str = "GET", host
 
 
 async def test_it_says_what_the_daemon_would(running: Running) -> None:
-    plain = HttpServer(publisher(running)._app, "127.0.0.1", 0)
+    plain = HttpServer(bound("127.0.0.1", 0), publisher(running)._app)
     await plain.start()
     paths = [JWKS, "/.well-known/aauth-agent.json", "/.well-known/http-message-signatures-directory", "/keys/agents-1/jwks.json"]
     paths += [

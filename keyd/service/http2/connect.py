@@ -7,8 +7,8 @@ can hold bearer tokens: so the codecs here say nothing of it. Compression is off
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -119,51 +119,37 @@ class Connect:
 
     def _unary(self, method: Method) -> Callable[[Any, _Context], Any]:
         async def serve(request: Any, context: _Context) -> Any:
-            call = None
-            try:
-                call = self._enter(method, context)
+            with self._entered(method, context) as call:
                 return await method.function(request, call)
-            except asyncio.CancelledError:
-                self._unless_stopping()
-                raise
-            except Exception as exc:  # noqa: BLE001 - the last line of defence
-                raise _error(method, exc) from None
-            finally:
-                self._leave(call)
 
         return serve
 
     def _streaming(self, method: Method) -> Callable[[Any, _Context], AsyncIterator[Any]]:
         async def serve(request: Any, context: _Context) -> AsyncIterator[Any]:
-            call = None
-            try:
-                call = self._enter(method, context)
+            with self._entered(method, context) as call:
                 async with aclosing(method.function(request, call)) as responses:
                     async for response in responses:
                         yield response
-            except asyncio.CancelledError:
-                self._unless_stopping()
-                raise
-            except Exception as exc:  # noqa: BLE001 - the last line of defence
-                raise _error(method, exc) from None
-            finally:
-                self._leave(call)
 
         return serve
 
-    def _unless_stopping(self) -> None:
-        """Have a call that is cancelled because keyd ends answered so."""
-        if self._stopping():
-            raise _to_connect(STOPS) from None
-
-    def _enter(self, method: Method, context: _Context) -> Call | None:
-        if method.open:
-            return None
-        return self._door.enter(_caller.get(), None if context.timeout_ms is None else context.timeout_ms / 1000)
-
-    def _leave(self, call: Call | None) -> None:
-        if call is not None:
-            self._door.leave(call)
+    @contextmanager
+    def _entered(self, method: Method, context: _Context) -> Iterator[Call | None]:
+        """Let one call in for as long as it is served, and raise what it fails with as the runtime has it."""
+        call = None
+        try:
+            if not method.open:
+                call = self._door.enter(_caller.get(), None if context.timeout_ms is None else context.timeout_ms / 1000)
+            yield call
+        except asyncio.CancelledError:
+            if self._stopping():
+                raise _to_connect(STOPS) from None
+            raise
+        except Exception as exc:  # noqa: BLE001 - the last line of defence
+            raise _error(method, exc) from None
+        finally:
+            if call is not None:
+                self._door.leave(call)
 
 
 def _readable(headers: Headers) -> bool:

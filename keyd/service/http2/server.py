@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import h2corn
 from google.protobuf.descriptor import ServiceDescriptor
 
+from keyd.service import transport
 from keyd.service.bounds import Bounds
 from keyd.service.door import Callers, Door
 from keyd.service.gate.limits import Quota
@@ -73,8 +74,7 @@ class Http2Server:
 
     async def report(self, backends: Mapping[str, bool]) -> None:
         """Say which backends are sound (grpc.health.v1)."""
-        states = {f"keyd.backend.{name}": sound for name, sound in backends.items()}
-        self._health.set(states | dict.fromkeys(("", *self._names), any(backends.values())))
+        self._health.set(transport.health(self._names, backends))
 
     async def stop(self, drain: float) -> None:
         """Take no new calls, give those under way ``drain`` seconds, then cancel them."""

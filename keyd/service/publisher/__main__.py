@@ -42,7 +42,7 @@ async def _serve(listener: socket.socket, pipe: socket.socket, documents: list[s
     shelf = Shelf(writer, clock)
     pages = {path: finder(shelf, path) for path in documents}
     ready = Ready(pages, lambda name: finder(shelf, f"/keys/{name}/jwks.json"), lambda: (shelf.state,), clock)
-    server = HttpServer.at(listener, application(shelf, documents), ready)
+    server = HttpServer(listener, application(shelf, documents), ready)
     await server.start()
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
         await shelf.listen(reader)
