@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -74,7 +74,10 @@ def figures(keyd: BenchDaemon, seconds: float) -> dict[str, float]:
 def table(base: Sequence[Figures], here: Sequence[Figures], name: str) -> Table:
     """Return both, and the ratio of this tree to the other commit, for each figure that every round of both has."""
     common = [figure for figure in base[0] if all(figure in found for found in (*base, *here))]
-    middle: Callable[[Sequence[Figures], str], float] = lambda runs, figure: statistics.median(run[figure] for run in runs)  # noqa: E731
+
+    def middle(runs: Sequence[Figures], figure: str) -> float:
+        return statistics.median(run[figure] for run in runs)
+
     rows = [
         [
             figure,

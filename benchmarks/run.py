@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 from benchmarks import load, report
 from benchmarks.figures import Entry, Outcome, missed
@@ -94,8 +95,7 @@ def main() -> int:
     if is_whole(options):
         report.write(report.document(parts, before))
     if given.json:
-        with open(given.json, "w") as file:  # noqa: PTH123
-            json.dump(report.document(parts), file, indent=2, ensure_ascii=False)
+        Path(given.json).write_text(json.dumps(report.document(parts), indent=2, ensure_ascii=False))
     entries = [entry for part in parts for entry in part.outcome.entries]
     print("\n" + "\n".join(entry.line() for entry in entries))
     goals, short = [entry for entry in entries if entry.counts], missed(entries)

@@ -222,8 +222,10 @@ def _operations(keyd: BenchDaemon) -> dict[str, float]:
             try:
                 act()
             except (AssertionError, grpc.RpcError, httpx.HTTPError) as exc:
-                name += f" (refused: {str(exc)[:60]})"  # noqa: PLW2901
-            took[name] = (time.perf_counter() - began) * 1e3
+                shown = f"{name} (refused: {str(exc)[:60]})"
+            else:
+                shown = name
+            took[shown] = (time.perf_counter() - began) * 1e3
     return took
 
 

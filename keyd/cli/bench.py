@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -149,7 +150,7 @@ class _Machine:
     def _read() -> tuple[int, int] | None:
         """Return idle and all ticks (proc_stat)."""
         try:
-            with open("/proc/stat") as stat:  # noqa: PTH123
+            with Path("/proc/stat").open() as stat:
                 ticks = [int(field) for field in stat.readline().split()[1:9]]
         except (OSError, ValueError):
             return None
