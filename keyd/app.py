@@ -157,7 +157,7 @@ async def _run(config: Config, config_path: Path | None) -> None:
     async with AsyncExitStack() as stack:
         with settling():
             daemon = await start(config, stack)
-        await signals.obey(partial(_reload, daemon, config_path), config.server.drain_timeout)
+        await signals.obey(partial(reload, daemon, config_path), config.server.drain_timeout)
     _log.info("stopped")
 
 
@@ -383,7 +383,8 @@ def _defaults(config: Config) -> Defaults:
     )
 
 
-async def _reload(daemon: Daemon, config_path: Path | None) -> None:
+def reload(daemon: Daemon, config_path: Path | None) -> None:
+    """Read the configuration again and take it over, all of it or nothing; what is wrong with it is in the log."""
     process.notify("RELOADING=1")
     try:
         config = configuration.load(config_path)

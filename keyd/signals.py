@@ -27,14 +27,15 @@ class Signals:
             loop.add_signal_handler(number, self.stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
 
-    async def obey(self, reload: Callable[[], Awaitable[None]], drain: float) -> None:
+    async def obey(self, reload: Callable[[], Awaitable[None] | None], drain: float) -> None:
         """Serve until told to stop, and tell the service manager; ``drain`` is how long calls under way then have, in seconds."""
         process.notify("READY=1")
         while not self.stop.is_set():
             await first(self.stop, self._reload)
             if self._reload.is_set() and not self.stop.is_set():
                 self._reload.clear()
-                await reload()
+                if (reloading := reload()) is not None:
+                    await reloading
         process.notify("STOPPING=1")
         _log.info("stopping, calls under way are finished first", drain_seconds=drain)
 

@@ -23,7 +23,7 @@ ISSUER = '[issuers.bot]\nhosts = ["agent.example"]\nkeys = ["bot*"]\ndirectory =
 def configure(running: Running, form: str) -> None:
     path = running.directory / "keyd.toml"
     path.write_text(path.read_text().partition("[issuers.bot]")[0] + ISSUER.format(form))
-    app._reload(running.daemon, path)
+    app.reload(running.daemon, path)
 
 
 @pytest.fixture

@@ -284,22 +284,22 @@ async def test_a_reload_takes_issuers_over_and_says_which_sets_are_large(
     assert (await answer())[0] == "public, max-age=300"
     path.write_text(before + issuer.format("shop"))
     capfd.readouterr()
-    app._reload(running.daemon, path)
+    app.reload(running.daemon, path)
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert await answer() == ("public, max-age=60", kids)
     assert [entry["issuer"] for entry in logged if "larger than" in entry["event"]] == ["(all keys)", "shop"]
     path.write_text(before + issuer.format("shop") + issuer.format("other"))
-    app._reload(running.daemon, path)
+    app.reload(running.daemon, path)
     assert await answer() == ("public, max-age=60", kids)  # two for one host: nothing is taken over
     path.write_text(before)
-    app._reload(running.daemon, path)
+    app.reload(running.daemon, path)
     assert (await answer())[0] == "public, max-age=300"
     await http.aclose()
 
 
 async def test_requests_are_in_no_log_also_after_a_reload(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """Anybody may ask, as often as they like, for paths of any text."""
-    app._reload(running.daemon, running.directory / "keyd.toml")
+    app.reload(running.daemon, running.directory / "keyd.toml")
     async with httpx.AsyncClient(base_url=running.http, trust_env=False) as client:
         assert (await client.get("/written-by-anybody")).status_code == 404
     logged = capsys.readouterr().err

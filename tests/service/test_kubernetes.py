@@ -87,7 +87,7 @@ class Cluster:
         before, _, _ = path.read_text().partition("\n[kubernetes]\n")
         section = SECTION.format(directory=self.running.directory).replace('"accounts"', f'"{key}"')
         path.write_text(before + section + sections)
-        app._reload(self.running.daemon, path)
+        app.reload(self.running.daemon, path)
 
     def trail(self) -> list[dict[str, Any]]:
         lines = (self.running.directory / "state/audit/audit.jsonl").read_text().splitlines()

@@ -32,7 +32,7 @@ def reload(running: Running, sections: str) -> None:
     if "[limits]" in sections:
         text = re.sub(r"\[limits\]\n(\w.*\n)*", "", text)
     path.write_text(text + sections)
-    app._reload(running.daemon, path)
+    app.reload(running.daemon, path)
 
 
 def grant(name: str, more: str, keys: str = "agent", principal: str = ME) -> str:

@@ -240,7 +240,7 @@ async def test_a_reload_looks_at_the_files(fleet: Fleet) -> None:
     assert tls is not None
     before = tls.credentials.context()
     put(fleet.directory / "ca.pem", Authority("new").pem)
-    app._reload(fleet.daemon, fleet.directory / "keyd.toml")
+    app.reload(fleet.daemon, fleet.directory / "keyd.toml")
     assert tls.credentials.context() is not before
 
 
