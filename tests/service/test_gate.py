@@ -18,7 +18,7 @@ from support import FakeClock, until
 
 from keyd.service.gate import relay, unix
 from keyd.service.gate.limits import Arrivals, Complaints, Quota
-from keyd.service.gate.peer import IdentificationError
+from keyd.service.gate.peer import IdentificationError, identify
 from keyd.service.gate.proof import MAX_HELD, PREFACE
 
 
@@ -226,6 +226,31 @@ class TestLimits:
             for client in clients:
                 client.close()
             await until(lambda: gate.quota._count == 0)
+
+    async def test_who_has_gone_before_it_is_let_in_takes_nobodys_turn(self):
+        looked = []
+
+        def looking(client: socket.socket):
+            looked.append(client)
+            return identify(client)
+
+        async with gated(accept=False, quota=Quota(2, 2), identify=looking) as gate:
+            for says in (b"", PREFACE):
+                for _ in range(2 * Arrivals.AT_ONCE):
+                    with connected(gate.socket) as client:
+                        client.sendall(says)
+            with connected(gate.socket) as client:
+                gate.accept()
+                assert await call(client)
+            assert (len(looked), gate.quota.refused) == (1, 0)
+
+    async def test_who_says_nothing_more_is_let_in(self):
+        async with gated(accept=False) as gate:
+            with connected(gate.socket) as client:
+                client.shutdown(socket.SHUT_WR)
+                gate.accept()
+                assert await closed(client)
+            assert gate.gate._arriving._next.keys() == {f"uid:{os.geteuid()}"}
 
     async def test_no_descriptors_left(self, monkeypatch):
         async with gated(accept=False) as gate:

@@ -115,6 +115,13 @@ def credentials(connection: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
+def has_gone(connection: socket.socket) -> bool:
+    """Say whether the other end is closed, and not only done with writing."""
+    waiting = select.poll()
+    waiting.register(connection, 0)
+    return any(events & select.POLLHUP for _, events in waiting.poll(0))
+
+
 @dataclass(slots=True)
 class _Files:
     """Descriptors that are closed unless they are kept."""

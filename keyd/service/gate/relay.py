@@ -7,11 +7,10 @@ hand than one chunk each way.
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 from collections.abc import Callable
 
-from keyd.service.gate.peer import Peer
+from keyd.service.gate.peer import Peer, has_gone
 from keyd.service.gate.private import Link
 from keyd.service.gate.proof import PREFACE, Proof, ProofError
 
@@ -84,7 +83,7 @@ class Relay:
 
     def _go_on(self) -> None:
         self._held = None
-        if self.open and _has_gone(self._client):  # what it left may have it held again, and again
+        if self.open and has_gone(self._client):  # what it left may have it held again, and again
             self.close()
         else:
             self._listen_to_client()
@@ -148,7 +147,7 @@ class Relay:
 
     def _end_of_client(self) -> None:
         """Pass it on, and let the server finish what it has in hand; it closes its side then. Nothing is to be finished for who has gone."""
-        if _has_gone(self._client):  # a server that has stopped reading does not hear of it
+        if has_gone(self._client):  # a server that has stopped reading does not hear of it
             self.close()
             return
         self._client_ended = True
@@ -220,10 +219,3 @@ class Relay:
         self._send_to_client(data)
         if self.open and not self._to_client:
             self._loop.add_reader(self._server, self._from_server)
-
-
-def _has_gone(client: socket.socket) -> bool:
-    """Say whether the other end is closed, and not only done with writing."""
-    waiting = select.poll()
-    waiting.register(client, 0)
-    return any(events & select.POLLHUP for _, events in waiting.poll(0))

@@ -16,14 +16,14 @@ from functools import partial
 from keyd.core.turns import Turns
 from keyd.service.call import Caller
 from keyd.service.gate.limits import Arrivals, Complaints, Quota
-from keyd.service.gate.peer import IdentificationError, Peer, credentials, identify
+from keyd.service.gate.peer import IdentificationError, Peer, credentials, has_gone, identify
 from keyd.service.gate.private import PrivateSocket
 from keyd.service.gate.relay import Relay
 from keyd.service.gate.resets import Resets
 
-#: How long connections are accepted, and how long the others are then left in the queue, in seconds: so that a crowd at the door takes a twentieth
+#: How long connections are accepted, and how long the others are then left in the queue, in seconds: so that a crowd at the door takes a fortieth
 #: of the time from those who are in.
-_ACCEPTING, _OTHERS_TURN = 0.0005, 0.0095
+_ACCEPTING, _OTHERS_TURN = 0.00025, 0.00975
 #: How long to leave connections in the queue when there are no descriptors left, in seconds.
 _PAUSE = 0.2
 #: Identification reads files that a caller may have put on a file system of his own making, which never answers: so it has threads
@@ -101,7 +101,10 @@ class Door:
             except OSError as error:
                 self._pause_for(error)
                 return
-            self._admit(client)
+            if has_gone(client):
+                client.close()  # nobody is there to be answered, and it takes neither the place nor the turn of another of its account
+            else:
+                self._admit(client)
             if self._monotonic() >= end:
                 self._leave_waiting(_OTHERS_TURN)
                 return
