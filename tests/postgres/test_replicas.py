@@ -83,7 +83,7 @@ async def test_both_act_as_leader_and_one_version_is_made(two: Two, at_once: boo
 async def test_what_both_do_at_once_leaves_one_active_version(two: Two) -> None:
     for turn in range(12):
         one, other = two.rings
-        await asyncio.gather(
+        came_to = await asyncio.gather(
             one.rotate("agent", at_once=turn % 2 == 0),
             other.compromise("agent", two.active()[0], "test"),
             one.set_paused("agent", turn % 3 == 0),
@@ -96,7 +96,7 @@ async def test_what_both_do_at_once_leaves_one_active_version(two: Two) -> None:
             two.clock.advance(later)
             for ring in two.rings:
                 states = [v.record.timeline.state(two.clock.now()) for v in ring.snapshot.get("agent").versions]
-                assert states.count(KeyState.ACTIVE) == 1, f"turn {turn}: {states}"
+                assert states.count(KeyState.ACTIVE) == 1, f"turn {turn}: {states}, and the calls came to {came_to}"
     assert two.rings[0].snapshot.keys == two.rings[1].snapshot.keys
     kids = [v.record.kid for v in two.rings[0].snapshot.get("agent").versions]
     assert len(set(kids)) == len(kids)
