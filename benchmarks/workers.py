@@ -87,7 +87,7 @@ def measure(rounds: int, seconds: float, connections: int) -> Runs:
     with ExitStack() as stack:
         subjects: dict[tuple[str, int], tuple[BenchDaemon, list[Target]]] = {}
         for workers in (1, 2):
-            keyd, targets = stack.enter_context(_daemon(workers))
+            keyd, targets = stack.enter_context(for_two_callers(f"workers = {workers}"))
             subjects |= {(way, workers): (keyd, found) for way, found in targets.items()}
         for number in range(rounds + 1):
             for name, (keyd, both) in subjects.items():
@@ -101,12 +101,12 @@ def measure(rounds: int, seconds: float, connections: int) -> Runs:
 
 
 @contextmanager
-def _daemon(workers: int) -> Iterator[tuple[BenchDaemon, dict[str, list[Target]]]]:
-    """A daemon with so many workers, and the two targets of each way to it."""
+def for_two_callers(server: str) -> Iterator[tuple[BenchDaemon, dict[str, list[Target]]]]:
+    """A daemon with these lines in ``[server]``, and for each way to it the two targets that it takes for two callers."""
     (port,) = free_ports(1)
     sections = "".join(_GRANT.format(name=name) for name in PROGRAMS)
     sections += _TCP.format(port=port) if "tcp" in ways() else ""
-    with daemon(sections, server=f"workers = {workers}", backend="file") as keyd:
+    with daemon(sections, server=server, backend="file") as keyd:
         targets = {"unix": [replace(keyd.target(), program=_copy(keyd, name)) for name in PROGRAMS]}
         if "tcp" in ways():
             targets["tcp"] = [_over_tcp(keyd, f"{host}:{port}") for host in ("127.0.0.1", "[::1]")]

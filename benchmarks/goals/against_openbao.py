@@ -1,16 +1,21 @@
-"""Goal 2: keyd against OpenBao's transit engine, both with their audit on, the same bases, over Unix sockets; and other peers beside."""
+"""Goal 2: keyd against OpenBao's transit engine, both with their audit on, the same bases, over Unix sockets; and other peers beside.
+
+OpenBao is one process that uses every core, and keyd is one that uses little more than one unless it is given workers. So keyd with a worker for each of
+two cores stands beside, asked by two programs with half of the connections each.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
-from benchmarks import load, peers
+from benchmarks import load, peers, workers
 from benchmarks.daemon import BenchDaemon, daemon, spot_check
 from benchmarks.figures import Entry, Outcome, Table, median_ratio
 from benchmarks.goals import Options, of_transport
-from benchmarks.load import Load
+from benchmarks.load import Load, Target
 from benchmarks.machine import ed25519_rate
 from benchmarks.payload import sign_request
 
@@ -18,36 +23,61 @@ from benchmarks.payload import sign_request
 _RATE = {1: 2.0, 8: 3.0, 64: 3.0}
 _P50, _P99 = 0.5, 0.2
 _OPENBAO = "OpenBao"
+_WORKERS = "two workers"
 
 
 def measure(options: Options) -> Outcome:
-    """Measure every transport and OpenBao in turn."""
+    """Measure every transport, with one process and with two workers, and OpenBao in turn."""
     found = Outcome()
     names = options.transports()
     with ExitStack() as stack:
         transit = stack.enter_context(peers.openbao())
-        daemons = {name: stack.enter_context(daemon(server=line)) for name, line in names.items()}
-        runs = _rounds(options, daemons, transit)
+        servers: list[_Server] = [_Server(_OPENBAO, [transit.target()])]
+        for name, line in names.items():
+            keyd = stack.enter_context(daemon(server=line))
+            servers.append(_Server(name, [keyd.target()], keyd))
+            keyd, ways = stack.enter_context(workers.for_two_callers(f"{line}\nworkers = 2"))
+            servers.append(_Server(f"{name}, {_WORKERS}", ways["unix"], keyd))
+        runs = _rounds(options, servers, transit)
     for name, line in names.items():
         for connections, bar in _RATE.items():
             entries = _entries(connections, bar, runs[name, connections], runs[_OPENBAO, connections])
             found.entries += of_transport(entries, name, line)
+            if with_two := runs.get((f"{name}, {_WORKERS}", connections)):
+                entries = [entry.beside(_WORKERS) for entry in _entries(connections, bar, with_two, runs[_OPENBAO, connections])]
+                found.entries += of_transport(entries, name, line)
     found.tables.append(_table(runs))
     found.tables.append(_others(options))
     return found
 
 
-def _rounds(options: Options, daemons: dict[str, BenchDaemon], transit: peers.Transit) -> dict[tuple[str, int], list[Load]]:
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """What is measured.
+
+    Attributes:
+        targets: one for each of its callers.
+        keyd: the daemon, if it is one.
+    """
+
+    name: str
+    targets: list[Target]
+    keyd: BenchDaemon | None = None
+
+
+def _rounds(options: Options, servers: Sequence[_Server], transit: peers.Transit) -> dict[tuple[str, int], list[Load]]:
     """Return the runs by server and number of connections."""
     runs: dict[tuple[str, int], list[Load]] = {}
-    targets = {name: keyd.target() for name, keyd in daemons.items()} | {_OPENBAO: transit.target()}
     for round_ in range(options.rounds + 1):
         for connections in _RATE:
-            for name, target in targets.items():
-                run = load.run(target, connections, options.seconds if round_ else 0.5)
+            for server in servers:
+                each = connections // len(server.targets)
+                if not each:
+                    continue  # one connection is one caller's
+                run = load.run_all(server.targets, each, options.seconds if round_ else 0.5)
                 if round_:  # the first is to warm up
-                    runs.setdefault((name, connections), []).append(run)
-        for keyd in daemons.values():
+                    runs.setdefault((server.name, connections), []).append(run)
+        for keyd in (server.keyd for server in servers if server.keyd):
             spot_check(keyd.address, sign_request("bench"), keyd.public_key("bench"))
         transit.check()
     return runs
