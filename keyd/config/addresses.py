@@ -45,6 +45,14 @@ def split_listen(value: str) -> tuple[str, int]:
     return match["host"], int(match["port"])
 
 
+def is_loopback(host: str) -> bool:
+    """Say whether this is an address that nobody but this machine reaches. A name is none, whatever it stands for."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _listen(value: str) -> str:
     split_listen(value)
     return value

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from backends.api import Algorithm, BackendContext
-from keyd.config.addresses import AbsolutePath, Listen, Listener, split_listen
+from keyd.config.addresses import AbsolutePath, Listen, Listener, is_loopback, split_listen
 from keyd.config.audit import Audit
 from keyd.config.durations import Duration, OptionalDuration
 from keyd.config.grants import GrantConfig, Limits, PolicySection
@@ -84,7 +84,12 @@ class Http(Listener):
 
     enabled: bool = True
     listen: Listen = "127.0.0.1:8470"
-    own_process: bool = False
+    own_process: bool | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether a process of its own serves it: unless it says otherwise, where others than this machine reach it."""
+        return not is_loopback(self.host) if self.own_process is None else self.own_process
 
 
 class Metrics(Section):

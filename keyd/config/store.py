@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from typing import Annotated, Self
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from backends.errors import BackendConfigError
 from backends.secrets import SecretRef
+from keyd.config.addresses import is_loopback
 from keyd.config.section import Section
 
 _FORM = 'not the address of a PostgreSQL database; write for example "postgresql://keyd@db.example/keyd?sslmode=verify-full"'
@@ -41,12 +41,7 @@ def _url(value: str) -> str:
 
 
 def _is_local(host: str) -> bool:
-    if host in {"", "localhost"} or host.startswith(("/", "@")):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host in {"", "localhost"} or host.startswith(("/", "@")) or is_loopback(host)
 
 
 def _host_name() -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from keyd.config.addresses import AbsolutePath, Listen, Listener
+from keyd.config.addresses import AbsolutePath, Listen, Listener, is_loopback
 from keyd.config.durations import Duration
 from keyd.core.spiffe import is_trust_domain
 
@@ -61,9 +60,5 @@ class Tcp(Listener):
     def _check_plaintext(self, given: list[str]) -> None:
         if given or self.workload_api is not None or self.trust_domain is not None or self.dns:
             raise ValueError("plaintext is without certificates, so that nobody can be known by one; leave one or the other out")
-        try:
-            local = ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            local = False
-        if not local:
+        if not is_loopback(self.host):
             raise ValueError('plaintext is for this machine alone; listen on "127.0.0.1:PORT" or "[::1]:PORT"')

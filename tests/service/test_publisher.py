@@ -183,6 +183,14 @@ def test_it_has_nothing_that_the_daemon_left_open(whole: DaemonProcess) -> None:
     assert [any(name.endswith("/kek") for name in names) for names in opened] == [True, False]
 
 
+def test_what_others_reach_has_one_unasked(whole: DaemonProcess) -> None:
+    text = whole.config.read_text().replace("own_process = true\n", "")
+    whole.config.write_text(text.replace('listen = "127.0.0.1:0"', 'listen = "0.0.0.0:0"', 1))
+    whole.start()
+    assert httpx.get(whole.jwks_url.replace("0.0.0.0", "127.0.0.1"), timeout=30).is_success
+    assert child_of(whole)
+
+
 def test_it_ends_with_the_daemon(whole: DaemonProcess) -> None:
     whole.start()
     child = child_of(whole)

@@ -187,6 +187,22 @@ def test_first_run_cannot_be_had_from_the_file(write):
     assert "first_run_allowed: unknown section" in problems(write("first_run_allowed = true"))[0]
 
 
+@pytest.mark.parametrize(
+    ("http", "apart"),
+    [
+        ("", False),
+        ('listen = "[::1]:1"', False),
+        ('listen = "0.0.0.0:1"', True),
+        ('listen = "keys.example:1"', True),
+        ('listen = "localhost:1"', True),
+        ("own_process = true", True),
+        ('listen = "[::]:1"\nown_process = false', False),
+    ],
+)
+def test_what_others_reach_is_served_from_a_process_of_its_own(http, apart, write):
+    assert config.load(write(f"[http]\n{http}\n")).http.apart is apart
+
+
 def test_configuration_is_frozen():
     loaded = config.load(None)
     with pytest.raises(ValueError, match="frozen"):
