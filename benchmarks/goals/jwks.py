@@ -25,7 +25,9 @@ _RATE, _P99 = 10.0, 1.5
 
 def measure(options: Options) -> Outcome:
     """Measure with the endpoint in a process of its own, as it is where others reach it, and in the daemon, as on a loopback address, which stands beside."""
-    found = _measure(options, "own_process = true", "in a process of its own, as delivered where others than this machine reach it")
+    found = _measure(
+        options, "own_process = true", "in a process of its own, as delivered where others than this machine reach it"
+    )
     loopback = _measure(options, "own_process = false", "in the daemon, as delivered on a loopback address")
     found.entries += [entry.beside("in the daemon") for entry in loopback.entries]
     found.tables += loopback.tables
