@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from stores import KINDS, Stores, add, opened, run, version
 from support import START, new_key
@@ -126,6 +129,47 @@ def old_database(path: Path, revision: str) -> None:
         if revision >= "0002":
             database.execute("INSERT INTO audit_checkpoints (seq, head, file, at) VALUES (41, 'a', 'f', 1), (42, 'b', 'f', 2)")
         database.commit()
+
+
+def loaded_by_a_start_on(path: Path) -> set[str]:
+    """Return which of the libraries that migrate a process has imported that has all of a daemon, and has opened a database."""
+    program = (
+        "import sys, keyd.workers.serve, keyd.app; from pathlib import Path; from keyd.core.store import SqlStore; "
+        "SqlStore(Path(sys.argv[1])).close(); print(*({'alembic', 'mako'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def test_a_start_on_the_newest_schema_does_without_the_libraries_that_migrate(tmp_path: Path) -> None:
+    SqlStore(tmp_path / "keyd.db").close()
+    assert loaded_by_a_start_on(tmp_path / "keyd.db") == set()
+
+
+@pytest.mark.parametrize("revision", [None, "0002"])
+def test_a_start_on_any_other_needs_them_which_shows_that_the_test_above_can_fail(tmp_path: Path, revision: str | None) -> None:
+    if revision is not None:
+        old_database(tmp_path / "keyd.db", revision)
+    assert "alembic" in loaded_by_a_start_on(tmp_path / "keyd.db")
+    with closing(sqlite3.connect(tmp_path / "keyd.db")) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [(migrate.newest(),)]
+
+
+def test_the_known_revisions_are_those_that_the_migrations_have() -> None:
+    config = Config()
+    config.set_main_option("script_location", "keyd.core.store:migrations")
+    scripts = ScriptDirectory.from_config(config)
+    assert migrate.known() == {script.revision for script in scripts.walk_revisions()}
+    assert [migrate.newest()] == scripts.get_heads()
+
+
+def test_a_database_that_has_two_revisions_is_refused(tmp_path: Path) -> None:
+    SqlStore(tmp_path / "keyd.db").close()
+    with closing(sqlite3.connect(tmp_path / "keyd.db")) as database:
+        database.execute("INSERT INTO alembic_version VALUES ('0003')")
+        database.commit()
+    with pytest.raises(StoreUnavailableError):
+        SqlStore(tmp_path / "keyd.db")
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
