@@ -138,11 +138,11 @@ class FileBackend:
             BackendAccessError: the operating system refuses access.
         """
         directory = _ensure_directory(config, context)
-        sweep(directory)
-        has_keys = any(True for _ in _handles(directory))
+        names = sorted(sweep(directory))
+        has_keys = any(map(_HANDLE.fullmatch, names))
         kek = load_kek(config.kek, config.passphrase, directory, has_keys, context)
         backend = cls(directory, kek, config.rsa_bits)
-        backend._check_kek()
+        backend._check_kek(filter(_HANDLE.fullmatch, names))
         return backend
 
     @classmethod
@@ -202,7 +202,12 @@ class FileBackend:
 
     def list(self) -> Iterable[StoredKey]:
         """Return the key files by their names, without reading them."""
-        return [StoredKey(handle, name, version) for handle, name, version in _handles(self._directory)]
+        try:
+            names = os.listdir(self._directory)  # noqa: PTH208 - names are what is needed, and a path for each of 100,000 takes a second
+        except OSError as error:
+            raise translate(error, f"cannot read the directory {self._directory}") from error
+        found = zip(names, map(_HANDLE.fullmatch, names), strict=True)
+        return [StoredKey(handle, match[1], int(match[2])) for handle, match in found if match is not None]
 
     def find(self, name: str, version: int) -> str | None:
         """Return the name of the file of this version, if it is there, sound or not."""
@@ -284,10 +289,10 @@ class FileBackend:
             raise _damaged(path)
         return _LoadedKey(algorithm, private)  # type: ignore[arg-type]  # it fits, so it is one of ours
 
-    def _check_kek(self) -> None:
+    def _check_kek(self, handles: Iterable[str]) -> None:
         """Accept the key-encryption key as soon as it opens one file: one damaged file must not stop the others."""
         failures: list[BackendError] = []
-        for handle, _, _ in _handles(self._directory):
+        for handle in handles:
             try:
                 self._decrypt(handle)
             except KeyNotFoundError:
@@ -338,16 +343,6 @@ def _handle(name: str, version: int) -> str:
     if _HANDLE.fullmatch(handle) is None:
         raise BackendError(f"{name!r} version {version} cannot be the name of a key file; use another name")
     return handle
-
-
-def _handles(directory: Path) -> Iterable[tuple[str, str, int]]:
-    try:
-        names = sorted(os.listdir(directory))  # noqa: PTH208 - names are what is needed, and a path for each of 100,000 takes a second
-    except OSError as error:
-        raise translate(error, f"cannot read the directory {directory}") from error
-    for handle in names:
-        if match := _HANDLE.fullmatch(handle):
-            yield handle, match["name"], int(match["version"])
 
 
 def _read_envelope(path: Path) -> _Envelope:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -155,26 +154,10 @@ def finish(work: Coroutine[Any, Any, None]) -> int:
 async def _run(config: Config, config_path: Path | None) -> None:
     signals = Signals()
     async with AsyncExitStack() as stack:
-        with settling():
+        with process.settling():
             daemon = await start(config, stack)
         await signals.obey(partial(reload, daemon, config_path), config.server.drain_timeout)
     _log.info("stopped")
-
-
-@contextmanager
-def settling() -> Iterator[None]:
-    """Keep what is made within out of the search for garbage: it stays.
-
-    To look through it again and again while it becomes more takes a third of the start with many keys, and later some 50 ms each time, in
-    which nobody's call goes on.
-    """
-    gc.disable()
-    try:
-        yield
-        gc.collect()
-        gc.freeze()
-    finally:
-        gc.enable()
 
 
 async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = None, team: Member | None = None) -> Daemon:

@@ -24,8 +24,9 @@ def serve(ctx: click.Context, config_path: Path | None) -> None:
     from keyd import process
 
     process.prepare_grpc()
-    from keyd.config import find
-    from keyd.workers.serve import run
+    with process.settling():
+        from keyd.config import find
+        from keyd.workers.serve import run
 
     ctx.exit(run(find(config_path)))
 

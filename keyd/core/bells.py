@@ -69,6 +69,10 @@ class Bells:
         self._queue: deque[Bell] = deque()
         self._ringing = False
 
+    def __bool__(self) -> bool:
+        """Whether there are any that a key can ring."""
+        return bool(self._by_name)
+
     def hang(self, bell: Bell, names: Iterable[str]) -> None:
         """Let a bell ring when one of these keys changes."""
         self._all[bell] = None

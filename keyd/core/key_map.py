@@ -76,6 +76,8 @@ class KeyMap(Mapping[str, V]):
 
     def differing(self, other: KeyMap[V]) -> list[str]:
         """Return the names whose values are not the very ones of ``other``, in order; those that only ``other`` has are left out."""
+        if not other._size:
+            return list(self)
         known = {id(part) for part in other._parts}
         parts = (part for part in self._parts if id(part) not in known)
         return [name for part in parts for name, value in part.items() if other.get(name) is not value]

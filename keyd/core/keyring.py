@@ -496,7 +496,10 @@ class Keyring:
     def _swap(self, snapshot: Snapshot) -> None:
         old, self.snapshot = self.snapshot, snapshot
         self._tell()
-        self._bells.ring({*snapshot.keys.differing(old.keys), *old.keys.differing(snapshot.keys)})  # also what the database lost
+        if self._bells:  # at the start nobody waits for any of all the keys
+            self._bells.ring(
+                {*snapshot.keys.differing(old.keys), *old.keys.differing(snapshot.keys)}
+            )  # also what the database lost
 
 
 async def _alone() -> None:

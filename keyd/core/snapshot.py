@@ -18,6 +18,7 @@ from keyd.core.timeline import KeyState
 
 #: Seconds after a compromise in which the successor of the version may be on its way.
 SUCCESSION = 2.0
+_number = attrgetter("record.version")
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,12 @@ class Snapshot:
     @classmethod
     def of(cls, keys: Iterable[Key], versions: Iterable[KeyVersion]) -> Snapshot:
         """Build a snapshot from records."""
-        grouped: dict[str, list[VersionView]] = {}
+        grouped: dict[str, tuple[VersionView, ...]] = {}
         for record in versions:
-            grouped.setdefault(record.key, []).append(VersionView(record))
-        for views in grouped.values():
-            if len(views) > 1:
-                views.sort(key=attrgetter("record.version"))
-        return cls({key.name: KeyView(key, tuple(grouped.get(key.name, ()))) for key in keys})
+            others, view = grouped.get(record.key), VersionView(record)
+            # Most keys have one: a list for each, to be made a tuple, takes twice as long.
+            grouped[record.key] = (view,) if others is None else tuple(sorted((*others, view), key=_number))
+        return cls({key.name: KeyView(key, grouped.get(key.name, ())) for key in keys})
 
     def with_keys(self, *views: KeyView) -> Snapshot:
         """Return a snapshot in which these keys stand as given."""

@@ -49,7 +49,7 @@ class Worker:
         log.configure(config.log.level, config.log.format)
         structlog.contextvars.bind_contextvars(worker=self._member.number)
         async with AsyncExitStack() as stack:
-            with app.settling():
+            with process.settling():
                 self._daemon = await app.start(config, stack, team=self._member)
             loop.add_reader(self._door, self._take)
             stack.callback(self._close_door)

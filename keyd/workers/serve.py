@@ -42,7 +42,8 @@ def run(config_path: Path | None) -> int:
     for shortcoming in process.harden():
         _log.warning("not hardened", what=shortcoming)
     if config.server.workers == 1:
-        from keyd.app import run as run_alone
+        with process.settling():
+            from keyd.app import run as run_alone
 
         return run_alone(config, config_path)
     code = 1

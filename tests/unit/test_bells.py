@@ -32,6 +32,17 @@ async def test_it_rings_for_its_keys_alone_and_says_which() -> None:
         assert other.news() == set()
 
 
+async def test_there_are_none_while_nobody_waits_for_a_key() -> None:
+    bells = Bells()
+    assert not bells
+    with Bell(bells, ["a"]):
+        assert bells
+        with Bell(bells, ["a"]):
+            pass
+        assert bells
+    assert not bells
+
+
 async def test_what_changes_before_somebody_waits_is_not_lost() -> None:
     bells = Bells()
     with Bell(bells, ["a", "b"]) as bell:

@@ -282,6 +282,10 @@ def test_stray_temporaries_are_swept(reopen, keys: Path) -> None:
     others = [keys / ".k.4.key.tmp", keys / "notes.tmp", keys / ".x.0123456789abcdef.tmp.bak"]
     for path in (stray, living, *others):
         path.touch(mode=0o400)
+    # Neither a link nor a directory is one of ours, whatever its name.
+    others += [keys / f".k.{number}.key.0123456789abcdef.tmp" for number in (5, 6)]
+    others[-1].symlink_to(keys / "k.1.key")
+    others[-2].mkdir()
     with living.open("rb") as writer:
         fcntl.flock(writer, fcntl.LOCK_EX)
         backend = reopen()

@@ -58,6 +58,12 @@ def test_a_copy_shares_all_but_what_changed() -> None:
     assert keys.differing(keys) == []
 
 
+def test_from_none_everything_differs() -> None:
+    keys = large()
+    assert keys.differing(KeyMap()) == list(keys)
+    assert KeyMap[int]().differing(keys) == []
+
+
 def test_what_only_the_other_has_does_not_differ() -> None:
     keys = large()
     grown = keys.with_items({"key-00300x": -1})

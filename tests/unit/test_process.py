@@ -254,3 +254,20 @@ def test_grpcio_is_prepared_before_it_is_imported() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_what_is_made_while_the_daemon_settles_is_kept_out_of_the_search_for_garbage() -> None:
+    made = "import gc, keyd.process as p\n{} made = [[] for _ in range(5000)]; inside = gc.isenabled()\nprint(inside, gc.isenabled(), gc.get_freeze_count() > 5000)"
+    assert run_python(made.format("with p.settling():")) == "False True True"
+    assert run_python(made.format("if True:")) == "True True False"
+
+
+def test_garbage_is_looked_for_again_after_a_start_that_failed() -> None:
+    code = "import gc, keyd.process as p\ntry:\n  with p.settling(): 1 / 0\nexcept ZeroDivisionError: print(gc.isenabled())"
+    assert run_python(code) == "True"

@@ -87,7 +87,17 @@ def to_version(row: Row[Any], names: Mapping[str, str]) -> KeyVersion:
     ``names`` has the names of keys as they are in memory already: there is one for each of their versions otherwise.
     """
     key, version, kid, thumbprint, public_jwk, handle, *times, reason = tuple(row)
-    line = Timeline(*(inf if at is None else at for at in times))
+    created_at, publish_at, activate_at, deactivate_at, sign_until, unpublish_at, destroyed_at, compromised_at = times
+    line = Timeline(  # written out: with a loop over the times, all versions of a start take half as long again
+        created_at,
+        publish_at,
+        inf if activate_at is None else activate_at,
+        inf if deactivate_at is None else deactivate_at,
+        inf if sign_until is None else sign_until,
+        inf if unpublish_at is None else unpublish_at,
+        inf if destroyed_at is None else destroyed_at,
+        inf if compromised_at is None else compromised_at,
+    )
     return KeyVersion(
         names.get(key, key), version, thumbprint if kid == thumbprint else kid, thumbprint, public_jwk, handle, line, reason
     )
