@@ -92,21 +92,19 @@ def plan_all(views: Iterable[KeyView], now: float, until: float, *, served_max_a
     return takewhile(lambda step: step.at <= until, merged)
 
 
-def due(view: KeyView, now: float, *, lead: float, rules: Rules) -> list[Step]:
-    """Return what has to be carried out now. ``at`` is when it first could be."""
-    steps = [step for step in _destructions(view, rules) if step.at <= now]
-    creation = _creation(view, now, lead, rules)
-    return ([creation] if creation is not None and creation.at <= now else []) + steps
+def due(view: KeyView, now: float, *, lead: float, rules: Rules) -> tuple[list[Step], float]:
+    """Return what has to be carried out now, and when something else has to be; ``inf`` if never.
 
-
-def next_due(view: KeyView, now: float, *, lead: float, rules: Rules) -> float:
-    """Return when, after ``now``, something has to be carried out that need not be now; ``inf`` if never."""
-    creation = _creation(view, now, lead, rules)
+    ``at`` of a step is when it first could be carried out.
+    """
+    creation, destructions = _creation(view, now, lead, rules), list(_destructions(view, rules))
+    steps = [step for step in destructions if step.at <= now]
     if creation is None or creation.at > now:  # all that follows from it is later
-        later = [step.at for step in _destructions(view, rules) if step.at > now]
-        return min([*later, inf if creation is None else creation.at])
+        later = min((step.at for step in destructions if step.at > now), default=inf)
+        return steps, later if creation is None else min(later, creation.at)
     ours = (StepKind.CREATE, StepKind.DESTROY)
-    return next((step.at for step in walk(view, now, lead=lead, rules=rules) if step.kind in ours and step.at > now), inf)
+    following = (step.at for step in walk(view, now, lead=lead, rules=rules) if step.kind in ours and step.at > now)
+    return [creation, *steps], next(following, inf)
 
 
 def walk(view: KeyView, now: float, *, lead: float, rules: Rules) -> Iterator[Step]:
@@ -139,6 +137,8 @@ def replaced_at(key: Key, version: int, activate_at: float, *, lead: float, rule
     It has at least two leads, so that its successor need not be made before it has had half of its time. The same on all replicas.
     """
     period = key.lifecycle.rotation_period
+    if isinf(period):
+        return inf
     return activate_at + max(period * (1 - rules.jitter * _fraction(key.name, version)), 2 * lead)
 
 

@@ -20,7 +20,7 @@ import structlog
 from keyd.core.errors import ConflictError, KeydError, KeyStateError, NotFoundError, OverloadedError, StoreUnavailableError
 from keyd.core.keyring import Keyring
 from keyd.core.outlook import Outlook
-from keyd.core.planner import Rules, Step, StepKind, due, lead_of, next_due
+from keyd.core.planner import Rules, Step, StepKind, due, lead_of
 from keyd.core.planner_record import PlannerRecord
 from keyd.core.snapshot import KeyView
 
@@ -187,8 +187,8 @@ class Rotator:
             return None, inf
         lead = lead_of(view.key, self._keyring.served_max_age)
         # A replica whose clock is ahead writes down a compromise that here is yet to come: then the key has no active version.
-        until = min(next_due(view, now, lead=lead, rules=self.rules), view.next_change(now))
-        return due(view, now, lead=lead, rules=self.rules) or None, until
+        steps, later = due(view, now, lead=lead, rules=self.rules)
+        return steps or None, min(later, view.next_change(now))
 
     def _away(self, backend: str) -> str | None:
         """Return why a backend is to be left alone. What failed because of that need not wait once it is back."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, isinf
+from math import inf
 
 import hypothesis.strategies as st
 from hypothesis import assume, given
 from support import START, new_key
 
 from keyd.core.model import Key, KeyVersion
-from keyd.core.planner import Rules, Step, StepKind, due, lead_of, next_due, plan, replaced_at
+from keyd.core.planner import Rules, Step, StepKind, due, lead_of, plan, replaced_at
 from keyd.core.snapshot import KeyView, VersionView
 from keyd.core.timeline import LifecyclePolicy, Timeline, first
 
@@ -72,8 +72,8 @@ def test_nothing_is_made_while_the_key_is_held_disabled_or_not_to_rotate() -> No
     ):
         now = START + 400 * DAY
         assert not ours & {step.kind for step in moments(held, days=400)}
-        assert due(held, now, lead=LEAD, rules=RULES) == []
-        assert isinf(next_due(held, START, lead=LEAD, rules=RULES))
+        assert due(held, now, lead=LEAD, rules=RULES) == ([], inf)
+        assert due(held, START, lead=LEAD, rules=RULES) == ([], inf)
     assert moments(one(lifecycle=LifecyclePolicy()), days=4000) == []
     assert moments(one(), days=4000, rules=Rules(enabled=False)) == []
     assert ours <= {step.kind for step in moments(one(), days=400)}
@@ -81,7 +81,7 @@ def test_nothing_is_made_while_the_key_is_held_disabled_or_not_to_rotate() -> No
 
 def test_a_key_without_an_active_version_gets_one_at_once() -> None:
     view = view_of(new_key(), replace(first(START), compromised_at=START + 5))
-    [step] = due(view, START + 9, lead=LEAD, rules=RULES)
+    [step], _ = due(view, START + 9, lead=LEAD, rules=RULES)
     assert (step.kind, step.version, step.deadline) == (StepKind.CREATE, 2, START + 5)
     create, publish, activate = moments(view, START + 9)
     assert create.at == publish.at == activate.at == START + 9
@@ -174,9 +174,8 @@ def test_what_is_due_is_what_the_plan_begins_with(view: KeyView, rules: Rules, a
     now, lead = START + ago, lead_of(view.key, 300)
     assume(is_past(view, now))
     ours = (StepKind.CREATE, StepKind.DESTROY)
-    owed = due(view, now, lead=lead, rules=rules)
+    owed, following = due(view, now, lead=lead, rules=rules)
     steps = [step for step in plan(view, now, now + 500 * DAY, lead=lead, rules=rules) if step.kind in ours]
     assert {(s.kind, s.version) for s in owed} == {(s.kind, s.version) for s in steps if s.at == now}
-    following = next_due(view, now, lead=lead, rules=rules)
     assert following == next((step.at for step in steps if step.at > now), inf) or following > now + 500 * DAY
     assert all(step.at <= now for step in owed)
