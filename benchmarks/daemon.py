@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,11 @@ class BenchDaemon(DaemonProcess):
         """Wait for the first answer about a key. Not for the JWK Set, which can be larger than a message."""
         assert self.process is not None
         deadline = time.monotonic() + 600  # a slow start is a figure, and no failure
+        # A channel that was refused waits up to two seconds before it connects again, which is no time that the daemon takes.
+        while not self._listens():
+            assert self.process.poll() is None, f"the daemon ended:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, "the daemon does not listen"
+            time.sleep(0.01)
         with Client(self.address, timeout=1, retries=0) as client:
             while True:
                 assert self.process.poll() is None, f"the daemon ended:\n{self.log.read_text()}"
@@ -92,6 +98,10 @@ class BenchDaemon(DaemonProcess):
                     time.sleep(0.01)
                 else:
                     return
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.directory / "run" / "keyd.sock")) == 0
 
     @property
     def pid(self) -> int:
