@@ -1,13 +1,14 @@
-"""What a key may be: its name, its purposes, and lifecycle periods that do not contradict what it signs and how it is served."""
+"""What a key may be: its name, its purposes, lifecycle periods that do not contradict what it signs and how it is served, and its kids."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isinf
 
-from keyd.core.errors import InvalidArgumentError
-from keyd.core.model import NAME, Key, Purpose
+from keyd.core.errors import AlreadyExistsError, InvalidArgumentError
+from keyd.core.model import NAME, Key, KidFormat, Purpose
 from keyd.core.profile import Profile
+from keyd.core.snapshot import Snapshot
 
 
 def check_key(key: Key, *, served_max_age: float, profiles: Mapping[str, Profile]) -> None:
@@ -29,6 +30,16 @@ def check_key(key: Key, *, served_max_age: float, profiles: Mapping[str, Profile
         raise InvalidArgumentError(f"key {key.name[:63]!r}: " + "; ".join(problems))
 
 
+def check_kid(kid: str, name: str, snapshot: Snapshot) -> None:
+    """Refuse a kid that an operator chose for a version of key ``name``, where ``snapshot`` has it or another key will.
+
+    Raises:
+        AlreadyExistsError: it is not free.
+    """
+    if snapshot.has_kid(kid) or _will_be_anothers(kid, name, snapshot):
+        raise AlreadyExistsError(f"kid {kid!r} is on record already, or kept for another key; a kid is never reused")
+
+
 def longest_lifetime(key: Key, profile: Profile) -> float:
     """Return for how long, in seconds, the longest-lived of what ``profile`` lets the key sign is valid."""
     lifetimes = [0.0]
@@ -37,6 +48,13 @@ def longest_lifetime(key: Key, profile: Profile) -> float:
     if Purpose.JWT in key.purposes:
         lifetimes.append(profile.max_jwt_lifetime)
     return max(lifetimes)
+
+
+def _will_be_anothers(kid: str, name: str, snapshot: Snapshot) -> bool:
+    """Say whether a version of another key will have this kid: who takes it keeps that key from rotating."""
+    other, _, number = kid.rpartition("-")
+    view = snapshot.keys.get(other)
+    return other != name and view is not None and view.key.kid_format is KidFormat.NAME_VERSION and number.isdecimal()
 
 
 def _purpose_problems(key: Key) -> list[str]:

@@ -1,8 +1,7 @@
-"""The keys of this daemon and every change to them.
+"""The keys of this daemon and every change that operators and the planner make to them.
 
-Each change is written to the store first and then becomes visible at once, by swapping the snapshot; one at a time, and never
-while a backend is waited for. What needs a backend comes one at a time for each backend, so that a slow one holds up only its own.
-What a change does is decided by :mod:`keyd.core.moves`, and decided again when another replica changed the key meanwhile.
+What a change does is decided by :mod:`keyd.core.moves`; :mod:`keyd.core.on_record` writes it down, and then shows it to all at once.
+What needs a backend comes one at a time for each backend, so that a slow one holds up only its own.
 Making a version is the only act of several steps: :mod:`keyd.core.maker` has the backend make it, then it proves itself and is
 recorded. :mod:`keyd.core.repair` mends what a crash leaves between any two of them.
 """
@@ -10,7 +9,7 @@ recorded. :mod:`keyd.core.repair` mends what a crash leaves between any two of t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -18,8 +17,8 @@ from typing import Any, TypeVar
 import structlog
 
 from backends.api import Importer, PrivateKey
-from keyd.core import failover, jwk, moves, repair, succession, verifiers
-from keyd.core.bells import Bell, Bells
+from keyd.core import jwk, moves, repair, succession, verifiers
+from keyd.core.bells import Bell
 from keyd.core.clock import Clock
 from keyd.core.errors import (
     AlreadyExistsError,
@@ -28,17 +27,17 @@ from keyd.core.errors import (
     InvalidArgumentError,
     KeydError,
 )
-from keyd.core.key_rules import check_key
+from keyd.core.key_rules import check_key, check_kid
 from keyd.core.maker import Maker, Source
 from keyd.core.model import Key, KeyVersion, KidFormat
+from keyd.core.on_record import KeysOnRecord
 from keyd.core.profile import Profile
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import KeyView, Snapshot, VersionView
-from keyd.core.store import Intent, Records, SqlStore
+from keyd.core.store import Records, SqlStore
 from keyd.core.timeline import LifecyclePolicy, Timeline, first
 
 R = TypeVar("R")
-_ATTEMPTS = 5  # at a change that others interfere with
 _log = structlog.get_logger("keyd.keyring")
 
 
@@ -55,7 +54,6 @@ class Keyring:
     """All keys. ``snapshot`` is what signing and publication read; it never waits for the store."""
 
     def __init__(self, store: SqlStore, runners: Mapping[str, BackendRunner], clock: Clock, *, served_max_age: float) -> None:
-        self.snapshot = Snapshot()
         self.clock = clock
         self.served_max_age = served_max_age
         self.profiles: Mapping[str, Profile] = {}
@@ -65,67 +63,49 @@ class Keyring:
         self.spread: Callable[[], Awaitable[None]] = _alone
         self._store = store
         self._runners = runners
-        self._recording = asyncio.Lock()
+        self._on_record = KeysOnRecord(store, clock)
         self._working = {name: asyncio.Lock() for name in runners}
-        self._maker = Maker(store, lambda: self.snapshot, self._records)
-        self._changed = asyncio.Event()
-        self._bells = Bells()
-        #: The newest change of any replica that was read.
-        self._read = 0
+        self._maker = Maker(store, lambda: self.snapshot, self._on_record.records)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """All keys as they are now; a change puts another snapshot in its place."""
+        return self._on_record.snapshot
 
     @property
     def newest_change(self) -> int:
         """The number of the newest change of any replica that was read."""
-        return self._read
+        return self._on_record.newest_change
 
     async def start(self) -> None:
         """Load every key, and mend what an earlier process left half done inside of this one. Waits for no backend outside."""
-        records = await asyncio.to_thread(self._store.load)
-        self._take(records)
+        records = await self._on_record.load()
         for name, runner in self._runners.items():
             if runner.backend.capabilities.in_process:
                 await self._mend_by(records, name)
 
     async def refresh(self) -> None:
         """See what other replicas changed. Raises StoreUnavailableError."""
-        async with self._recording:
-            await self._refresh()
+        await self._on_record.refresh()
 
     async def reload(self) -> None:
         """See everything as the database has it, after it was away; what was stopped and is no longer is stopped again.
 
-        Raises:
-            StoreUnavailableError: it is away again. What was stopped stays so here; to reload again writes it down.
-            ConflictError: others change the same keys all the time.
+        Raises as :meth:`KeysOnRecord.reload`.
         """
-        async with self._recording:
-            for _ in range(_ATTEMPTS):
-                before, records = self.snapshot, await asyncio.to_thread(self._store.load)
-                found = Snapshot.of(records.keys, records.versions)
-                self._read = records.change
-                if found == before:
-                    return
-                stopped = failover.again(before, found, self.clock.now())
-                # Before anything is written: what was compromised must not sign meanwhile.
-                self._swap(found.with_keys(*(each.view for each in stopped)).sharing(before))
-                self._tell_lost(before, stopped)
-                try:
-                    for each in stopped:
-                        written = await asyncio.to_thread(self._store.update, each.view.key, each.changed)
-                        self._show(written, each.changed)
-                    return
-                except ConflictError:
-                    continue  # another replica does the same
-        raise _conflict("of a fleet")
+        await self._on_record.reload()
 
-    def _tell_lost(self, before: Snapshot, stopped: Sequence[failover.Again]) -> None:
-        kids = failover.lost(before, self.snapshot)
-        if kids:
-            _log.error(
-                "the database has lost versions that it had confirmed; signatures under their kids verify no more", kids=kids
-            )
-        for each in stopped:
-            _log.error("the database has lost what was stopped; it is stopped again", key=each.view.key.name, what=each.what)
+    async def changed(self, within: float | None) -> None:
+        """Return at the next change of any key, or after ``within`` seconds."""
+        await self._on_record.changed(within)
+
+    def bell(self, names: Collection[str]) -> Bell:
+        """Return what rings when one of these keys changes, or all keys have to be looked at again; to be used in ``with``."""
+        return self._on_record.bell(names)
+
+    def wake(self) -> None:
+        """Let those who wait for a change look again, for something else has changed that they depend on."""
+        self._on_record.wake()
 
     async def mend(self, backend: str) -> None:
         """Mend what was left half done in this backend, as far as it answers."""
@@ -133,12 +113,12 @@ class Keyring:
 
     async def _mend(self, backend: str) -> None:
         async with self._working[backend]:
-            await self._mend_by(await self._records(), backend)
+            await self._mend_by(await self._on_record.records(), backend)
 
     async def _mend_by(self, records: Records, backend: str) -> None:
         others = await asyncio.to_thread(self._store.living) - {self._store.replica}
         ours = replace(records, intents=tuple(intent for intent in records.intents if intent.owner not in others))
-        await repair.mend(ours, self._store, self._runners[backend], self._maker.under_way, self._show_gone)
+        await repair.mend(ours, self._store, self._runners[backend], self._maker.under_way, self._on_record.show_gone)
 
     def runner(self, key: Key) -> BackendRunner:
         """Return the way to the backend of a key. Raises InvalidArgumentError when it is not configured."""
@@ -156,19 +136,6 @@ class Keyring:
     def backends(self) -> Mapping[str, BackendRunner]:
         """The ways to all configured backends, by name."""
         return self._runners
-
-    async def changed(self, within: float | None) -> None:
-        """Return at the next change of any key, or after ``within`` seconds."""
-        event = self._changed
-        try:
-            async with asyncio.timeout(within):
-                await event.wait()
-        except TimeoutError:
-            pass
-
-    def bell(self, names: Collection[str]) -> Bell:
-        """Return what rings when one of these keys changes, or all keys have to be looked at again; to be used in ``with``."""
-        return Bell(self._bells, names)
 
     async def create(self, key: Key) -> Change:
         """Make a key and its first version.
@@ -197,8 +164,8 @@ class Keyring:
 
     async def _create(self, key: Key, source: Source, kid: str | None = None) -> Change:
         check_key(key, served_max_age=self.served_max_age, profiles=self.profiles)
-        if kid is not None and (self.snapshot.has_kid(kid) or self._will_be_anothers(kid, key.name)):
-            raise AlreadyExistsError(f"kid {kid!r} is on record already, or kept for another key; a kid is never reused")
+        if kid is not None:
+            check_kid(kid, key.name, self.snapshot)
         runner = self.runner(key)
         if key.algorithm not in runner.backend.capabilities.algorithms:
             raise InvalidArgumentError(f"backend {key.backend!r} does not do {key.algorithm.value}")
@@ -362,9 +329,13 @@ class Keyring:
             async with self._working[runner.name]:
                 # Where versions go in order, others can be in the way; else this key is enough, however many there are.
                 ordered = runner.backend.capabilities.ordered_destruction
-                records = await self._records() if ordered else Records((view.key,), tuple(v.record for v in view.versions), ())
+                records = (
+                    await self._on_record.records()
+                    if ordered
+                    else Records((view.key,), tuple(v.record for v in view.versions), ())
+                )
                 holdings = repair.Holdings.of(records, runner.name)
-                await repair.destroy(record, holdings, self._store, runner, self._show_gone)
+                await repair.destroy(record, holdings, self._store, runner, self._on_record.show_gone)
                 runner.mend_wanted |= bool(holdings.condemned)  # it may have been in the way of others
         except DestructionPendingError as exc:
             warnings = (f"{label} never signs again; its private key is destroyed after the versions before it ({exc})",)
@@ -390,7 +361,7 @@ class Keyring:
                 key.name, intent.version, kid or default_kid, thumbprint, public_jwk, handle, first(self.clock.now())
             )
             await runner.prove(VersionView(draft), key.algorithm)
-            record = await self._record(key, intent, draft, addition)
+            record = await self._on_record.add(key, intent, draft, addition)
         except Exception:  # not when this process ends: then the next start finds out what was recorded
             if await self._maker.undo(intent, runner):
                 await self.refresh()
@@ -399,107 +370,18 @@ class Keyring:
         _log.info("version made", key=key.name, version=record.version, kid=record.kid, backend=key.backend)
         return record
 
-    async def _record(self, key: Key, intent: Intent, draft: KeyVersion, addition: moves.Addition) -> KeyVersion:
-        for _ in range(_ATTEMPTS):
-            async with self._recording:
-                view = self.snapshot.keys.get(key.name) or KeyView(key, ())
-                timeline, changed = addition(view, self.clock.now())
-                record = replace(draft, timeline=timeline)
-                try:
-                    written = await asyncio.to_thread(self._store.finish_version, intent, record, view.key, changed)
-                except ConflictError:
-                    await self._refresh()
-                    continue
-                self._show(written, [*changed, record])
-                return record
-        raise _conflict(key.name)
-
     async def _move(self, name: str, move: moves.Move, *, stops: bool = False) -> moves.Moved:
         """Make a move on what is on record, and return what it changed. One that ``stops`` something needs no right clock."""
         if not stops:
             self.check_clock()
-        moved = await self._moved(name, move)
+        moved = await self._on_record.move(name, move)
         # Without the lock for recording, which to see another worker's change needs. Also where nothing changed: another may just have.
         await self.spread()
         return moved
 
-    async def _moved(self, name: str, move: moves.Move) -> moves.Moved:
-        for _ in range(_ATTEMPTS):
-            async with self._recording:
-                await self._refresh()
-                view = self.snapshot.get(name)
-                moved = move(view, self.clock.now())
-                if not moved.changed and moved.key is None:
-                    return moved
-                try:
-                    written = await asyncio.to_thread(self._store.update, moved.key or view.key, moved.changed)
-                except ConflictError:
-                    continue
-                self._show(written, moved.changed)
-                return moved
-        raise _conflict(name)
-
-    async def _refresh(self) -> None:
-        """See what others changed, or what of our own was recorded although its answer was lost. Needs the lock for recording."""
-        self._take(await asyncio.to_thread(self._store.load, self._read))
-
-    async def _records(self) -> Records:
-        """Return everything that is stored. All but what changed is in memory. Raises StoreUnavailableError."""
-        async with self._recording:
-            found = await asyncio.to_thread(self._store.load, self._read)
-            self._take(found)
-        views = self.snapshot.keys.values()
-        versions = tuple(version.record for view in views for version in view.versions)
-        return Records(tuple(view.key for view in views), versions, found.intents, self._read)
-
-    def _take(self, records: Records) -> None:
-        keys, loaded = self.snapshot.keys, Snapshot.of(records.keys, records.versions)
-        self._read = max(self._read, records.change)
-        if not keys:
-            self._swap(loaded)
-            return
-        newer = [view for name, view in loaded.keys.items() if name not in keys or view.key.change > keys[name].key.change]
-        if newer:
-            self._swap(self.snapshot.with_keys(*newer))
-
-    def _will_be_anothers(self, kid: str, name: str) -> bool:
-        """Say whether a version of another key will have this kid: who takes it keeps that key from rotating."""
-        other, _, number = kid.rpartition("-")
-        view = self.snapshot.keys.get(other)
-        return other != name and view is not None and view.key.kid_format is KidFormat.NAME_VERSION and number.isdecimal()
-
     def _creation(self, key: Key) -> Callable[[int], str]:
         backend = self.runner(key).backend
         return lambda version: backend.create(key.name, version, key.algorithm)
-
-    def _show(self, key: Key, changed: Sequence[KeyVersion]) -> None:
-        if key.change == self._read + 1:
-            self._read = key.change  # our own, and nobody's came before
-        view = self.snapshot.keys.get(key.name) or KeyView(key, ())
-        versions = {v.record.version: v for v in view.versions} | {record.version: VersionView(record) for record in changed}
-        self._swap(self.snapshot.with_keys(KeyView(key, tuple(versions[number] for number in sorted(versions)))))
-
-    def _show_gone(self, version: KeyVersion) -> None:
-        """Show a version without its handle; whatever else changed of it since it was read stays."""
-        view = self.snapshot.get(version.key)
-        self._show(view.key, [replace(view.version(version.version).record, handle=None)])
-
-    def wake(self) -> None:
-        """Let those who wait for a change look again, for something else has changed that they depend on."""
-        self._tell()
-        self._bells.ring_all()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def _swap(self, snapshot: Snapshot) -> None:
-        old, self.snapshot = self.snapshot, snapshot
-        self._tell()
-        if self._bells:  # at the start nobody waits for any of all the keys
-            self._bells.ring(
-                {*snapshot.keys.differing(old.keys), *old.keys.differing(snapshot.keys)}
-            )  # also what the database lost
 
 
 async def _alone() -> None:
@@ -514,7 +396,3 @@ async def _to_the_end(work: Coroutine[Any, Any, R]) -> R:
 
 def _exists(key: Key) -> AlreadyExistsError:
     return AlreadyExistsError(f"key {key.name!r} exists already; `keyd key rotate {key.name}` makes its next version")
-
-
-def _conflict(name: str) -> ConflictError:
-    return ConflictError(f"key {name!r} is changed by other replicas all the time; nothing was done, try again")

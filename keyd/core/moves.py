@@ -1,6 +1,6 @@
 """What an operator's or the planner's move does to a key: pure functions from the key as it is, and the time, to what changes.
 
-:mod:`keyd.core.keyring` carries them out. Where another replica was faster, the move is made again from what is on record then.
+:mod:`keyd.core.on_record` carries them out. Where another replica was faster, the move is made again from what is on record then.
 """
 
 from __future__ import annotations

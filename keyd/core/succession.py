@@ -17,8 +17,12 @@ from keyd.core.snapshot import Snapshot
 class Keys(Protocol):
     """The part of the keyring that is looked at."""
 
-    snapshot: Snapshot
     clock: Clock
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """All keys as they are now."""
+        ...
 
     async def changed(self, within: float | None) -> None:
         """Return at the next change of any key, or after ``within`` seconds."""

@@ -399,7 +399,7 @@ class TestOperators:
 
     async def test_to_list_few_keys_among_many_leaves_the_loop_to_others(self, house: House) -> None:
         many = {name: KeyView(new_key(name), ()) for name in (f"other-{number:05}" for number in range(20_000))}
-        house.ring.snapshot = house.ring.snapshot.with_keys(*many.values())
+        house.ring._on_record.snapshot = house.ring.snapshot.with_keys(*many.values())
         listing = asyncio.ensure_future(house.operate("list_keys", keys_pb.ListKeysRequest()))
         turns = 0
         while not listing.done():

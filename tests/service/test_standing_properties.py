@@ -206,7 +206,9 @@ class World:
             )
             for number, each in enumerate(versions, 1)
         ]
-        self.ring.snapshot = self.ring.snapshot.with_keys(KeyView(new_key(name, **changes), tuple(map(VersionView, records))))
+        self.ring._on_record.snapshot = self.ring.snapshot.with_keys(
+            KeyView(new_key(name, **changes), tuple(map(VersionView, records)))
+        )
 
     async def sign(self, random: Random) -> None:
         """Have both sign the same, the long way with nothing that it remembers."""

@@ -320,7 +320,7 @@ async def test_who_watches_a_key_that_the_database_lost_is_told_although_another
     await world.ring.create(new_key("gone"))
     other = KeyView(new_key("other"), ())
     with world.ring.bell(["gone"]) as bell, world.ring.bell(["same"]) as same:
-        world.ring._swap(Snapshot({"other": other}))
+        world.ring._on_record._swap(Snapshot({"other": other}))
         async with asyncio.timeout(5):
             await bell.rung(None)
         assert bell.news() == {"gone"}

@@ -319,7 +319,7 @@ async def test_a_bad_key_that_the_database_lost_is_no_outage(world: World, monke
     monkeypatch.setattr(world.backend, "sign", sign)
     assert not await world.monitor.look("remote")
     assert "key is disabled" in (world.monitor.failure("remote") or "")
-    world.ring.snapshot = Snapshot({"stays": world.ring.snapshot.get("stays")})
+    world.ring._on_record.snapshot = Snapshot({"stays": world.ring.snapshot.get("stays")})
     assert await world.monitor.look("remote"), world.monitor.failure("remote")
     assert world.monitor.answers("remote")
 
@@ -333,7 +333,7 @@ async def test_a_bad_key_that_the_database_loses_during_the_look_is_no_outage(
 
     def sign(handle: str, algorithm: Algorithm, message: bytes) -> bytes:
         if handle == "gone.1":
-            world.ring.snapshot = Snapshot({"stays": world.ring.snapshot.get("stays")})
+            world.ring._on_record.snapshot = Snapshot({"stays": world.ring.snapshot.get("stays")})
             raise backend_errors.BackendAccessError("key is disabled")
         return good(handle, algorithm, message)
 

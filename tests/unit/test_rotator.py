@@ -388,7 +388,7 @@ async def test_a_key_that_the_database_lost_while_it_waited_holds_up_no_other(wo
         world.runners["mem"].breaker._reason = "down"  # as after five failures
         await world.rotator.step("mem")
         world.runners["mem"].breaker._reason = None
-    world.ring.snapshot = Snapshot({name: view for name, view in world.ring.snapshot.keys.items() if name != "a"})
+    world.ring._on_record.snapshot = Snapshot({name: view for name, view in world.ring.snapshot.keys.items() if name != "a"})
     await world.until(world.clock.time + 30)
     assert world.states("b") == world.states("c") == ["active", "pre-activation"]
     assert world.rotator.trouble("a") is None
