@@ -1,11 +1,12 @@
 """Configuration: one strict TOML file, read once, checked as a whole, and frozen."""
 
 from keyd.config.audit import Audit
+from keyd.config.file import DEFAULT_PATH, find, read
 from keyd.config.grants import GrantConfig, GrantSection, Limits, PolicySection, PrincipalSection
 from keyd.config.issuers import IssuerSection
 from keyd.config.kubernetes import Kubernetes, PreviousKeys
 from keyd.config.listeners import Connections, OwnSocket
-from keyd.config.loader import DEFAULT_PATH, find, load, loads, read
+from keyd.config.loader import load, loads
 from keyd.config.model import BackendConfig, Config, Defaults, Http, Jwks, Log, ProfileSection, Server
 from keyd.config.policy import policy
 from keyd.config.problems import ConfigError, Problem

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from backends.api import Algorithm
 from backends.secrets import SecretRef
 from keyd import config, plugins
-from keyd.config import ConfigError, durations, loader, places
+from keyd.config import ConfigError, durations, file, places
 from keyd.core.grants import GROUPS
 from keyd.core.model import KidFormat
 from keyd.core.planner import Rules
@@ -247,7 +247,7 @@ class TestFind:
 
     def test_then_the_default_if_it_is_there(self, monkeypatch, tmp_path):
         monkeypatch.setenv("KEYD_CONFIG", "")
-        monkeypatch.setattr(loader, "DEFAULT_PATH", tmp_path / "keyd.toml")
+        monkeypatch.setattr(file, "DEFAULT_PATH", tmp_path / "keyd.toml")
         assert config.find() is None
         (tmp_path / "keyd.toml").symlink_to(tmp_path / "absent")  # meant to be there: not a first run
         assert config.find() == tmp_path / "keyd.toml"
