@@ -28,8 +28,9 @@ from backends.encoding import generate_private_key
 from backends.errors import BackendUnavailableError
 from keyd.core import jwk
 from keyd.core.model import Purpose
-from keyd.core.sessions.book import UNWATCHED, Limits
+from keyd.core.sessions.book import Limits
 from keyd.core.sessions.renewals import RENEWALS
+from keyd.core.sessions.tending import UNWATCHED
 from keyd.v1 import session_service_pb2 as pb
 from keyd.v1 import types_pb2
 
@@ -155,7 +156,7 @@ class TestRenewal:
         await agents.services["sessions"].close_session(pb.CloseSessionRequest(id=session.id), agents.call(SHOP))
         await asyncio.gather(*renewals)
         assert [each.id for each in agents.book.all()] == [other.id]
-        assert agents.book._counts == {("uid:1001", "agents"): 1}
+        assert agents.book._sessions._counts == {("uid:1001", "agents"): 1}
         assert await reason(signed(agents, session)) == "SESSION"
 
     async def test_without_a_record_the_old_token_stays(self, agents: House) -> None:
@@ -193,7 +194,7 @@ class TestLostAnswers:
         await agents.services["sessions"].close_session(pb.CloseSessionRequest(id=one.id), agents.call(SHOP))
         assert (await opened(agents, request_id="r1")).id != one.id
         agents.book.close_all()
-        assert not agents.book._requests
+        assert not agents.book._sessions._requests
 
 
 class TestEnd:
@@ -260,14 +261,14 @@ class TestEnd:
         backend.sign = reload  # type: ignore[method-assign]
         assert await reason(opened(agents)) == "GRANT"
         assert not len(agents.book)
-        assert not agents.book._counts
+        assert not agents.book._sessions._counts
 
     async def test_another_grant_may_take_over(self, agents: House) -> None:
         session = await opened(agents)
         grants(agents, replace(GRANT, name="renamed"))
         await signed(agents, session)
         assert agents.audit.last() == ("sign", "ap", "renamed", None)
-        assert set(agents.book._counts) == {("uid:1001", "renamed")}
+        assert set(agents.book._sessions._counts) == {("uid:1001", "renamed")}
 
 
 async def issued(house: House, **fields: Any) -> pb.IssueAgentTokenResponse:

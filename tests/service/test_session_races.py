@@ -106,7 +106,7 @@ class TestReload:
         while_recording(agents, "renew_session", reload)
         await tended(agents)
         assert await reason(signed(agents, session)) == "AUTHORITY", "the other grant is somebody else's now"
-        assert set(agents.book._counts) == {("uid:1001", "narrow")}
+        assert set(agents.book._sessions._counts) == {("uid:1001", "narrow")}
 
     async def test_a_token_of_the_grant_before_is_not_handed_out(self, agents: House) -> None:
         session = await opened(agents)
@@ -123,7 +123,7 @@ class TestReload:
     async def test_opening_by_a_grant_that_says_another_thing_now(self, agents: House) -> None:
         while_signing(agents, lambda: grants(agents, claims={"tenant": "other"}))
         assert await reason(opened(agents)) == "GRANT"
-        assert not agents.book._counts
+        assert not agents.book._sessions._counts
         grants(agents)
         while_signing(agents, lambda: grants(agents))  # a reload that changes nothing
         await opened(agents)
@@ -152,7 +152,7 @@ class TestReload:
         grants(agents, replace(of_child, name="renamed"))
         await tended(agents)
         assert await reason(signed(agents, child)) == "SESSION"
-        assert not agents.book._counts
+        assert not agents.book._sessions._counts
 
     async def test_calls_go_on_while_thousands_are_looked_at_again(self, agents: House) -> None:
         grants(agents, max_sessions=300)
@@ -169,7 +169,7 @@ class TestReload:
         while len(agents.book):  # noqa: ASYNC110 - it runs for ever and sets no event
             await asyncio.sleep(0)
         work.cancel()
-        assert not agents.book._counts
+        assert not agents.book._sessions._counts
 
 
 class TestCompromise:
@@ -203,8 +203,8 @@ class TestCallersThatGoAway:
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert agents.audit.decisions[-1].reason == "CANCELLED"
-        assert (len(agents.book), agents.book._opening, len(agents.guard.turns)) == (0, 0, 0)
-        assert not agents.book._counts
+        assert (len(agents.book), agents.book._sessions._opening, len(agents.guard.turns)) == (0, 0, 0)
+        assert not agents.book._sessions._counts
         held.let_go()
 
         writing = asyncio.Event()
@@ -215,7 +215,7 @@ class TestCallersThatGoAway:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not agents.book._counts
+        assert not agents.book._sessions._counts
         for _ in range(3):
             await opened(agents)
 
@@ -228,7 +228,7 @@ class TestCallersThatGoAway:
         held.let_go()
         assert await reason(child) == "SESSION"
         assert not len(agents.book)
-        assert not agents.book._counts
+        assert not agents.book._sessions._counts
 
 
 class TestFairness:

@@ -17,7 +17,7 @@ from backends.errors import BackendUnavailableError
 from keyd.core.model import Purpose
 from keyd.core.publication import Issuer, Rules
 from keyd.core.runner import BackendRunner, Limits
-from keyd.core.sessions import book
+from keyd.core.sessions import book, tending
 from keyd.v1 import session_service_pb2 as pb
 
 CHILD = "aauth:shop+search@agents.example"
@@ -129,7 +129,7 @@ class TestClock:
         await tended(agents)
         agents.clock.advance(-3600)
         await tended(agents)
-        agents.clock.advance(book.UNWATCHED + 1)
+        agents.clock.advance(tending.UNWATCHED + 1)
         await tended(agents)
         assert [each.id for each in agents.book.all()] == [unused.id], unwatched.id
         agents.clock.advance(600)

@@ -292,7 +292,7 @@ class TestKinds:
             assert await reason(opened(agents, **fields)) == why
         await agents.services["sessions"].close_session(pb.CloseSessionRequest(id=parent.id), agents.call(SHOP))
         assert await reason(signed(agents, child)) == "SESSION"
-        assert not agents.book._counts
+        assert not agents.book._sessions._counts
         grants(agents, sub_agents=False)
         parent = await opened(agents)
         assert await reason(opened(agents, subject="aauth:shop+x@agents.example", parent=parent.id)) == "GRANT"

@@ -157,3 +157,9 @@ class Session:
     def _tell(self) -> None:
         told, self.changed = self.changed, asyncio.Event()
         told.set()
+
+
+def told(session: Session) -> str:
+    """Return what records say of a session."""
+    subject = session.allowed.wanted.subject
+    return f"session {session.name}" + (f" of {subject}" if subject else "")
