@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import forked
+
 from keyd.client import AdminClient, Client, KeydClientError
 
 CONFIG = """
@@ -41,14 +43,16 @@ class DaemonProcess:
     """A directory with a configuration, and the daemon that runs on it, or does not."""
 
     def __init__(self, module: str = "keyd", sections: str = "") -> None:
-        """``sections`` is more configuration, behind what every daemon here has."""
+        """``sections`` is more configuration, behind what every daemon here has. ``module`` can be one of the tests."""
         self.directory = Path(tempfile.mkdtemp(prefix="keyd-e-"))
         self.config = self.directory / "keyd.toml"
         self.config.write_text(CONFIG.format(directory=self.directory) + sections)
         self.write_kek(os.urandom(32))
         self.log = self.directory / "log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | forked.Process | None = None
         self.module = module
+        self.logged = 0  # bytes that were in the log at the last start
+        self.exec = False  # it is a process from its very beginning, for tests that are about that
         self.env: dict[str, str] = {}
         self.passed: tuple[int, ...] = ()  # descriptors that the daemon is started with, as a service manager may
 
@@ -80,8 +84,15 @@ class DaemonProcess:
 
     def start(self, *, wait: bool = True) -> DaemonProcess:
         with self.log.open("a") as log:
+            self.logged = log.tell()
             environment = {**os.environ, **self.env}
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, env=environment, pass_fds=self.passed)
+            if self.exec or not forked.can_run(environment):
+                self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, env=environment, pass_fds=self.passed)
+            else:
+                out, arguments = log.fileno(), ["serve", "--config", str(self.config)]
+                self.process = forked.Process(
+                    self.module, arguments, stdout=out, stderr=out, env=environment, pass_fds=self.passed
+                )
         if wait:
             self.wait_until_up()
         return self
@@ -89,6 +100,10 @@ class DaemonProcess:
     def wait_until_up(self) -> None:
         assert self.process is not None
         deadline = time.monotonic() + 30
+        # A client that finds nobody there pauses for longer and longer, so it begins when there is somebody.
+        while b'"serving"' not in self.log.read_bytes()[self.logged :] and self.process.poll() is None:
+            assert time.monotonic() < deadline, f"the daemon does not serve:\n{self.log.read_text()}"
+            time.sleep(0.01)
         with self.client() as client:
             while True:
                 assert self.process.poll() is None, f"the daemon ended:\n{self.log.read_text()}"

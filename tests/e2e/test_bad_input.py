@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import grpc
 import pytest
 from daemon_process import DaemonProcess
@@ -187,8 +188,12 @@ def select_a_little() -> None:
     select.select([], [], [], 0.01)
 
 
-def test_the_process_is_hardened_and_drains(daemon: DaemonProcess) -> None:
-    assert daemon.process is not None
+@pytest.mark.parametrize("exec_", [True, False], ids=["exec", "forked"])
+def test_the_process_is_hardened_and_drains(stopped: DaemonProcess, exec_: bool) -> None:
+    daemon = stopped
+    daemon.exec = exec_
+    daemon.start()
+    assert isinstance(daemon.process, subprocess.Popen if exec_ else forked.Process)
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
     limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()

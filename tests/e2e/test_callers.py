@@ -350,7 +350,7 @@ class TestThePrivateSocket:
 
     @pytest.fixture
     def plain(self, stopped, monkeypatch) -> DaemonProcess:
-        command = [*PLAIN, *stopped.command()]
+        stopped.exec, command = True, [*PLAIN, *stopped.command()]
         monkeypatch.setattr(stopped, "command", lambda: command)
         return stopped.start()
 

@@ -18,6 +18,7 @@ def test_ready_is_said_once(tmp_path, transport):
     daemon.config.write_text(text.replace(f'transport = "{before}"', f'transport = "{transport}"'))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "n"))
+        daemon.exec = True  # as a service manager starts it
         daemon.env["NOTIFY_SOCKET"] = str(tmp_path / "n")
         try:
             daemon.start()

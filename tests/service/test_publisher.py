@@ -160,6 +160,7 @@ async def test_what_it_should_not_say_ends_it(running: Running) -> None:
 def whole() -> Iterator[DaemonProcess]:
     """A daemon that is a process itself, on the event loop that it chooses."""
     daemon = DaemonProcess()
+    daemon.exec = True  # what is open in it is what it opened
     daemon.config.write_text(own_process(daemon.config.read_text()))
     yield daemon
     daemon.close()
