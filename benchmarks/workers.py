@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from components.openbao import free_ports
+from ports import free_ports
 
 from benchmarks import load
 from benchmarks.daemon import BenchDaemon, daemon, spot_check, takes

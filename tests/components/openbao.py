@@ -8,7 +8,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from ports import free_ports
 
 from backends.vault_transit import VaultTransitBackend
 from keyd.demo.stores.openbao import Server, binary
@@ -259,11 +259,3 @@ def write_private(path: Path, content: str) -> None:
     temporary.touch(mode=0o600)
     temporary.write_text(content)
     temporary.rename(path)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from components.openbao import free_ports, state, until
+from components.openbao import state, until
+from ports import free_ports
 from psycopg.conninfo import make_conninfo
 
 #: Owns every database of :meth:`PostgreSql.database`, and is no superuser.

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from daemon_process import DaemonProcess
 from gated import copy_of_python
+from ports import free_ports
 from worker_agents import Agent
 
 from keyd.cli import cli
@@ -64,8 +64,8 @@ class Workers(DaemonProcess):
     def __init__(self, sections: str = "") -> None:
         super().__init__()
         text = self.config.read_text().replace("[http]", "workers = 2\n[http]", 1)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
+        self.exec = True  # it is about processes
         values = {"python": os.path.realpath(sys.executable), "directory": self.directory, "port": self.port}
         self.config.write_text(text + WORKERS.format(**values) + sections)
         for name in NAMES:
@@ -331,5 +331,5 @@ def test_one_that_cannot_start_ends_all_with_its_exit_code(shared: Workers) -> N
     (shared.directory / "kek").unlink()
     shared.start(wait=False)
     assert shared.process is not None
-    assert shared.process.wait(60) == 8
+    assert shared.process.wait(60) == 8, shared.log.read_text()[shared.logged :]
     assert any(event.get("event") == "worker cannot start" for event in shared.events())

@@ -15,8 +15,9 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 
-from components.openbao import Tenant, free_ports
+from components.openbao import Tenant
 from components.postgres import Database
+from ports import free_ports
 
 from keyd.client import AdminClient, Client, KeydClientError
 

@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-from components.openbao import OpenBao, free_ports, until
+from components.openbao import OpenBao, until
 from components.softhsm import SoftHsm
 from daemon_process import DaemonProcess
+from ports import free_ports
 
 from keyd.client import AdminClient
 from sessions.clock import SharedClock
