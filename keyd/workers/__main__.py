@@ -36,6 +36,8 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until told to stop, or until the supervisor has gone."""
+        # Before any task is made: each has the context of who made it.
+        structlog.contextvars.bind_contextvars(worker=self._member.number)
         loop = asyncio.get_running_loop()
         self._given = loop.create_future()
         channel = await Channel.over(self._control, self._answer)
@@ -47,7 +49,6 @@ class Worker:
             return
         config = self._member.own(configuration.loads(given["config"], _path(given)))
         log.configure(config.log.level, config.log.format)
-        structlog.contextvars.bind_contextvars(worker=self._member.number)
         async with AsyncExitStack() as stack:
             with process.settling():
                 self._daemon = await app.start(config, stack, team=self._member)
@@ -69,13 +70,15 @@ class Worker:
             return await self._member.part(about)
         elif what == "lead":
             self._member.leads = True
+            if self._daemon is not None:  # what is due may have waited for long: the one before may have hung
+                self._daemon.keyring.wake()
             _log.info("this worker plans rotations now")
         elif what == "reload":
             await self._serving.wait()
             self._reload(about)
         elif what == "stop":
             self._end()
-        return None
+        return None  # to "pulse" too: that there is an answer is all that is asked for
 
     def _end(self) -> None:
         self._stop.set()

@@ -27,6 +27,7 @@ class Child:
         door: hands connections over to it.
         joined: it is told of changes.
         ready: it takes connections.
+        watching: sees whether it hangs, from when it is ready.
         connections: those over Unix sockets that it has, by number: whose account each counts for, and whose share.
     """
 
@@ -35,6 +36,7 @@ class Child:
     door: socket.socket
     joined: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    watching: asyncio.Task[None] | None = None
     connections: dict[int, tuple[str, str]] = field(default_factory=dict)
     _channel: Channel | None = None
     _listening: asyncio.Task[None] | None = None

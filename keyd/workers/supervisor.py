@@ -7,7 +7,9 @@ import itertools
 import os
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,6 +27,7 @@ from keyd.team.channel import ChannelError
 from keyd.team.handover import hand_over
 from keyd.workers.assignments import Assignments
 from keyd.workers.child import Child, described
+from keyd.workers.pulse import HUNG, beat, hangs
 
 #: Seconds in which a worker has to see a change before who made it is told that it is made.
 FENCE = 5.0
@@ -46,7 +49,15 @@ class Supervisor:
         failed: exit code of a worker that ended before all were ready; None: none did.
     """
 
-    def __init__(self, config: Config, text: str, path: str | None, shared: dict[str, int], lock: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        text: str,
+        path: str | None,
+        shared: dict[str, int],
+        lock: int,
+        beat: Callable[[], Awaitable[None]] = beat,
+    ) -> None:
         """Supervise what runs on a configuration.
 
         Args:
@@ -55,6 +66,7 @@ class Supervisor:
             path: where it was read; None: there is no file.
             shared: descriptors of what all workers listen on, by name.
             lock: descriptor of the lock of the state directory.
+            beat: waits for the next moment at which workers have to have answered.
         """
         self.failed: int | None = None
         self.connections = Quota(config.connections.max, config.connections.max_per_caller)
@@ -62,6 +74,7 @@ class Supervisor:
         self._given = {"config": text, "path": path}
         self._shared = shared
         self._lock = lock
+        self._beat = beat
         self._policy = self._policy_of(config)
         self._assignments = Assignments()
         self._numbers = itertools.count(1)
@@ -135,6 +148,8 @@ class Supervisor:
         beginning = asyncio.create_task(self._begin(child, fresh=fresh))
         code = await child.ended()
         beginning.cancel()
+        if child.watching is not None:
+            child.watching.cancel()
         self._lost(child)
         return described(code), code if code > 0 else 1
 
@@ -145,6 +160,15 @@ class Supervisor:
         if not fresh:
             await self._made.wait()
         child.tell("start", **self._given)
+
+    async def _watch(self, child: Child) -> None:
+        """End a worker when it hangs. Its callers wait for nothing, and if it plans rotations, nobody else does."""
+        await hangs(partial(child.ask, "pulse"), self._beat)
+        if self._stopping:
+            return
+        _log.error("worker does not answer, so it is ended", worker=child.number, seconds=HUNG)
+        self._assignments.remove_worker(child.number)  # now: the kernel may take its time to end it
+        await child.kill()
 
     def _lost(self, child: Child) -> None:
         """Take note of the end of a worker. Its callers come again, to others."""
@@ -190,6 +214,7 @@ class Supervisor:
         child.ready.set()
         self._made.set()
         self._assignments.add_worker(child.number)
+        child.watching = asyncio.create_task(self._watch(child))
         self._elect()
         self._notice()
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,110 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from click.testing import CliRunner, Result
-from daemon_process import DaemonProcess
-from gated import copy_of_python
-from ports import free_ports
 from worker_agents import Agent
+from worker_daemon import Workers, keyd, kid, number_of, process_of, reloaded, serving, wait_for
 
-from keyd.cli import cli
 from keyd.client import KeydClientError
 from keyd.core.audit import files
-
-WORKERS = """
-[metrics]
-listen = "127.0.0.1:0"
-[grants.operators]
-principals = [{{ executable = "{python}" }}]
-operations = ["*"]
-keys = ["*"]
-purposes = ["raw"]
-[grants.alpha]
-principals = [{{ executable = "{directory}/alpha" }}]
-keys = ["shared", "alpha"]
-purposes = ["raw"]
-[grants.beta]
-principals = [{{ executable = "{directory}/beta" }}]
-keys = ["shared", "beta"]
-purposes = ["raw"]
-[grants.few]
-principals = [{{ executable = "{directory}/few" }}]
-keys = ["shared"]
-purposes = ["raw"]
-rate = 0.01
-burst = 5
-[grants.network]
-principals = [{{ loopback = true }}]
-keys = ["shared"]
-purposes = ["raw"]
-[tcp.local]
-listen = "127.0.0.1:{port}"
-plaintext = true
-"""
-NAMES = ("alpha", "beta", "few")
-
-
-class Workers(DaemonProcess):
-    """A daemon with two workers, and programs that call it."""
-
-    def __init__(self, sections: str = "") -> None:
-        super().__init__()
-        text = self.config.read_text().replace("[http]", "workers = 2\n[http]", 1)
-        (self.port,) = free_ports(1)
-        self.exec = True  # it is about processes
-        values = {"python": os.path.realpath(sys.executable), "directory": self.directory, "port": self.port}
-        self.config.write_text(text + WORKERS.format(**values) + sections)
-        for name in NAMES:
-            copy_of_python(self.directory / name)
-        self.agents: dict[str, Agent] = {}
-        self.starts = 0
-        # A dozen processes import all of keyd here; each compiling it anew would take more time than all else.
-        self.env = {"PYTHONDONTWRITEBYTECODE": ""}
-
-    def agent(self, name: str) -> Agent:
-        if name not in self.agents:
-            self.agents[name] = Agent(self.directory / name, self.address)
-        return self.agents[name]
-
-    def wait_until_up(self) -> None:
-        self.starts += 1
-        wait_for(lambda: sum(event.get("event") == "serving" for event in self.events()) == self.starts, 120)
-        super().wait_until_up()
-
-    def events(self) -> list[dict[str, object]]:
-        """What is in the log, whole lines only: one may be being written."""
-        whole = self.log.read_text().rpartition("\n")[0]
-        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
-
-    def pids(self) -> list[int]:
-        """The workers' process ids."""
-        assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
-
-    def done_by(self, operation: str = "sign") -> Counter[str]:
-        """How often each worker has done this, by its number."""
-        url = [str(event["metrics"]) for event in self.events() if event.get("event") == "serving"][-1]
-        pattern = rf'keyd_decisions_total\{{operation="{operation}",reason="",worker="(\d)"\}} ([0-9.]+)'
-        found = re.findall(pattern, httpx.get(url).text)
-        return Counter({number: int(float(count)) for number, count in found})
-
-    def send(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def close(self) -> None:
-        for agent in self.agents.values():
-            agent.__exit__()
-        super().close()
-
-
-def wait_for(done: object, seconds: float = 60) -> None:
-    """Wait until ``done()``, which another process brings about."""
-    deadline = time.monotonic() + seconds
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.05)
+from keyd.workers.pulse import BEAT, HUNG
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +55,6 @@ def test_over_tcp_an_address_has_one_worker(shared: Workers) -> None:
         assert {network.sign("shared", anew=True) for _ in range(4)} == {kid(shared, "shared")}
         assert network.sign("alpha") == "no GRANT"
         assert list((shared.done_by() - before).values()) == [4]
-
-
-def kid(daemon: Workers, key: str) -> str:
-    with daemon.client() as client:
-        active = client.key_info(key).active
-    return "none" if active is None else f"kid {active.kid}"
 
 
 def test_every_worker_knows_of_a_change_when_the_operator_is_told(shared: Workers) -> None:
@@ -202,16 +97,23 @@ def test_one_that_does_not_see_a_change_in_time_is_ended_before_the_operator_is_
     wait_for(lambda: len(shared.pids()) == 2 and serving(shared, other))
 
 
-def number_of(daemon: Workers, agent: Agent) -> str:
-    """Return which worker serves a program."""
-    before = daemon.done_by()
-    agent.sign("shared")
-    (number,) = daemon.done_by() - before
-    return number
+def test_a_leader_that_hangs_is_ended_while_nothing_changes_and_another_one_plans(shared: Workers) -> None:
+    leader = str(planning(shared)[-1])
+    frozen, began = process_of(shared, leader), time.monotonic()
+    os.kill(frozen, signal.SIGSTOP)
+    wait_for(lambda: frozen not in shared.pids(), 30)
+    assert HUNG * BEAT - 1 < time.monotonic() - began < HUNG * BEAT + 5
+    [why] = [event for event in shared.events() if event.get("event") == "worker does not answer, so it is ended"]
+    assert (why["worker"], why["seconds"]) == (int(leader), HUNG)
+    wait_for(lambda: str(planning(shared)[-1]) != leader)
+    wait_for(lambda: len(shared.pids()) == 2 and serving(shared, leader))
+    alpha = shared.agent("alpha")
+    wait_for(lambda: alpha.sign("alpha", anew=True) == kid(shared, "alpha"))
 
 
-def process_of(daemon: Workers, number: str) -> int:
-    return next(pid for pid in daemon.pids() if f"--number={number}" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+def planning(daemon: Workers) -> list[object]:
+    """Return which workers were told to plan rotations, one after another."""
+    return [event["worker"] for event in daemon.events() if event.get("event") == "this worker plans rotations now"]
 
 
 def test_a_reload_reaches_every_worker(shared: Workers) -> None:
@@ -230,18 +132,6 @@ def test_a_configuration_that_is_no_good_is_refused_for_all(shared: Workers) -> 
     wait_for(lambda: any("server.workers" in str(event.get("problem")) for event in shared.events()))
     shared.config.write_text(text)
     assert shared.agent("alpha").sign("shared").startswith("kid")
-
-
-def reloaded(daemon: Workers, text: str) -> None:
-    """Have the daemon take over another configuration."""
-
-    def times() -> int:
-        return sum(event.get("event") == "configuration reloaded" for event in daemon.events())
-
-    before = times()
-    daemon.config.write_text(text)
-    daemon.send(signal.SIGHUP)
-    wait_for(lambda: times() > before)
 
 
 def test_a_worker_that_is_killed_under_load_costs_nobody_more_than_one_retry(shared: Workers) -> None:
@@ -278,13 +168,6 @@ def kill_who_signs(daemon: Workers, signed: Counter[int]) -> None:
     wait_for(lambda: killed not in daemon.pids() and len(daemon.pids()) == 2 and serving(daemon, number))
 
 
-def serving(daemon: Workers, number: str) -> bool:
-    """Say whether the newest process of a worker serves: it does as often as it was started anew, and once more."""
-    events = [event for event in daemon.events() if str(event.get("worker")) == number]
-    names = Counter(str(event.get("event")) for event in events)
-    return names["worker serves"] > names["worker ended, another one is started"]
-
-
 def test_the_trail_of_each_worker_verifies_and_is_shown_with_the_others(shared: Workers) -> None:
     assert {shared.agent("alpha").sign("beta"), shared.agent("beta").sign("alpha")} == {"no GRANT"}
     live = keyd(shared, "audit", "verify", "--live", "--json")
@@ -296,11 +179,6 @@ def test_the_trail_of_each_worker_verifies_and_is_shown_with_the_others(shared: 
     refused = [json.loads(line) for line in keyd(shared, "audit", "grep", "--reason", "GRANT", "--json").stdout.splitlines()]
     assert len(refused) >= 2
     assert {record["worker"] for record in refused} <= {1, 2}
-
-
-def keyd(daemon: Workers, *arguments: str) -> Result:
-    command = [*arguments, "--config", str(daemon.config)]
-    return CliRunner().invoke(cli, command, env={"KEYD_ADDRESS": daemon.address}, prog_name="keyd")
 
 
 def test_what_ends_the_supervisor_ends_the_workers_and_the_next_start_finds_all(shared: Workers) -> None:
