@@ -97,25 +97,6 @@ def test_one_that_does_not_see_a_change_in_time_is_ended_before_the_operator_is_
     wait_for(lambda: len(shared.pids()) == 2 and serving(shared, other))
 
 
-def test_a_leader_that_hangs_is_ended_while_nothing_changes_and_another_one_plans(shared: Workers) -> None:
-    leader = str(planning(shared)[-1])
-    frozen, began = process_of(shared, leader), time.monotonic()
-    os.kill(frozen, signal.SIGSTOP)
-    wait_for(lambda: frozen not in shared.pids(), 30)
-    assert HUNG * BEAT - 1 < time.monotonic() - began < HUNG * BEAT + 5
-    [why] = [event for event in shared.events() if event.get("event") == "worker does not answer, so it is ended"]
-    assert (why["worker"], why["seconds"]) == (int(leader), HUNG)
-    wait_for(lambda: str(planning(shared)[-1]) != leader)
-    wait_for(lambda: len(shared.pids()) == 2 and serving(shared, leader))
-    alpha = shared.agent("alpha")
-    wait_for(lambda: alpha.sign("alpha", anew=True) == kid(shared, "alpha"))
-
-
-def planning(daemon: Workers) -> list[object]:
-    """Return which workers were told to plan rotations, one after another."""
-    return [event["worker"] for event in daemon.events() if event.get("event") == "this worker plans rotations now"]
-
-
 def test_a_reload_reaches_every_worker(shared: Workers) -> None:
     agents, text = [shared.agent("alpha"), shared.agent("beta")], shared.config.read_text()
     assert {agent.sign("shared").split()[0] for agent in agents} == {"kid"}
@@ -179,6 +160,26 @@ def test_the_trail_of_each_worker_verifies_and_is_shown_with_the_others(shared: 
     refused = [json.loads(line) for line in keyd(shared, "audit", "grep", "--reason", "GRANT", "--json").stdout.splitlines()]
     assert len(refused) >= 2
     assert {record["worker"] for record in refused} <= {1, 2}
+
+
+def test_a_leader_that_hangs_is_ended_while_nothing_changes_and_another_one_plans(shared: Workers) -> None:
+    # This key is made some time after the start, and would be a change.
+    wait_for(lambda: any(event.get("key") == "keyd-audit" for event in shared.events()))
+    leader = str(planning(shared)[-1])
+    frozen, began = process_of(shared, leader), time.monotonic()
+    os.kill(frozen, signal.SIGSTOP)
+    wait_for(lambda: frozen not in shared.pids(), 30)
+    assert HUNG * BEAT - 1 < time.monotonic() - began < HUNG * BEAT + 5
+    [why] = [event for event in shared.events() if event.get("event") == "worker does not answer, so it is ended"]
+    assert (why["worker"], why["seconds"]) == (int(leader), HUNG)
+    wait_for(lambda: str(planning(shared)[-1]) != leader)
+    alpha = shared.agent("alpha")
+    wait_for(lambda: alpha.sign("alpha", anew=True) == kid(shared, "alpha"))
+
+
+def planning(daemon: Workers) -> list[object]:
+    """Return which workers were told to plan rotations, one after another."""
+    return [event["worker"] for event in daemon.events() if event.get("event") == "this worker plans rotations now"]
 
 
 def test_what_ends_the_supervisor_ends_the_workers_and_the_next_start_finds_all(shared: Workers) -> None:
