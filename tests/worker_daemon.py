@@ -56,13 +56,14 @@ NAMES = ("alpha", "beta", "few")
 class Workers(DaemonProcess):
     """A daemon with two workers, and programs that call it."""
 
-    def __init__(self, sections: str = "") -> None:
+    def __init__(self, sections: str = "", **given: object) -> None:
+        """``sections`` is more configuration, in which ``given`` has a place."""
         super().__init__()
         text = self.config.read_text().replace("[http]", "workers = 2\n[http]", 1)
         (self.port,) = free_ports(1)
         self.exec = True  # it is about processes
-        values = {"python": os.path.realpath(sys.executable), "directory": self.directory, "port": self.port}
-        self.config.write_text(text + WORKERS.format(**values) + sections)
+        values = {"python": os.path.realpath(sys.executable), "directory": self.directory, "port": self.port, **given}
+        self.config.write_text(text + (WORKERS + sections).format(**values))
         for name in NAMES:
             copy_of_python(self.directory / name)
         self.agents: dict[str, Agent] = {}
@@ -155,4 +156,4 @@ def serving(daemon: Workers, number: str) -> bool:
 
 def keyd(daemon: Workers, *arguments: str) -> Result:
     command = [*arguments, "--config", str(daemon.config)]
-    return CliRunner().invoke(cli, command, env={"KEYD_ADDRESS": daemon.address}, prog_name="keyd")
+    return CliRunner().invoke(cli, command, env={**daemon.env, "KEYD_ADDRESS": daemon.address}, prog_name="keyd")
