@@ -271,7 +271,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
     if team is None:
         await front.start(stack)
     else:
-        team.entrance = await front.start_behind(team.left, stack)
+        team.entrance = await front.start_behind(team, team.left, stack)
     daemon.tcp = front.tcp
     for name, runner in runners.items():
         if runner.backend.capabilities.in_process:

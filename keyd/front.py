@@ -19,7 +19,7 @@ from keyd.process import ProcessError
 from keyd.service.bounds import Bounds
 from keyd.service.call import Caller
 from keyd.service.gate.entrance import KUBERNETES, MAIN, Entrance
-from keyd.service.gate.limits import Quota
+from keyd.service.gate.limits import Places, Quota
 from keyd.service.gate.listener import Access, bound_by, listening
 from keyd.service.gate.private import PrivateSocket
 from keyd.service.gate.tcp import TcpListeners
@@ -108,10 +108,11 @@ class Front:
         self.tcp.start()
         stack.push_async_callback(self.tcp.stop_accepting)
 
-    async def start_behind(self, left: Callable[[int], None], stack: AsyncExitStack) -> Entrance:
+    async def start_behind(self, connections: Places, left: Callable[[int], None], stack: AsyncExitStack) -> Entrance:
         """Serve as :meth:`start` does, the connections that another process accepts.
 
         Args:
+            connections: counts those over TCP, whose account only this process finds out.
             left: called with the number of each connection over a Unix socket that is over.
             stack: as there.
 
@@ -123,6 +124,7 @@ class Front:
         entrance = Entrance(servers, self.tcp, self._config.connections.handshake_timeout, left)
         stack.callback(entrance.close)
         stack.push_async_callback(self.tcp.close)
+        self.tcp.connections = connections
         self.tcp.open(self._config.tcp, bind=False)
         await self._serve(stack)
         self.tcp.start()

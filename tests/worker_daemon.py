@@ -23,6 +23,8 @@ from keyd.cli import cli
 WORKERS = """
 [metrics]
 listen = "127.0.0.1:0"
+[connections]
+max_per_caller = 60
 [grants.operators]
 principals = [{{ executable = "{python}" }}]
 operations = ["*"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ class Member:
     leads: bool = False
     entrance: Entrance | None = None
     _channel: Channel | None = None
+    #: Of connections that this worker counts; those that the supervisor accepts have positive ones.
+    _numbers: Iterator[int] = field(default_factory=partial(itertools.count, -1, -1))
     _parts: dict[str, Part] = field(default_factory=dict)
     _refresh: Callable[[], Awaitable[None]] | None = None
 
@@ -114,6 +118,18 @@ class Member:
         """Ask every other worker, and return the number and the answer of each that gave one."""
         found = await self._ask("others", part=part, payload=base64.b64encode(payload).decode())
         return [(number, base64.b64decode(answer)) for number, answer in found]
+
+    async def take(self, account: str) -> Callable[[], None] | None:
+        """Have the supervisor count one more connection of an account, as :class:`keyd.service.gate.limits.Places` says."""
+        number = next(self._numbers)
+        try:
+            taken = await self._ask("enter", connection=number, account=account)
+        except ChannelError:  # without the supervisor this process ends
+            return None
+        except BaseException:  # it may have been counted all the same
+            self.left(number)
+            raise
+        return partial(self.left, number) if taken else None
 
     def left(self, number: int) -> None:
         """Tell the supervisor that a connection is over."""

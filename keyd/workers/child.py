@@ -28,7 +28,7 @@ class Child:
         joined: it is told of changes.
         ready: it takes connections.
         watching: sees whether it hangs, from when it is ready.
-        connections: those over Unix sockets that it has, by number: whose account each counts for, and whose share.
+        connections: those that it has, by number: whose account each counts for, and, over Unix sockets, whose share.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Child:
     joined: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     watching: asyncio.Task[None] | None = None
-    connections: dict[int, tuple[str, str]] = field(default_factory=dict)
+    connections: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     _channel: Channel | None = None
     _listening: asyncio.Task[None] | None = None
 

@@ -200,6 +200,8 @@ class Supervisor:
             self._ready(child)
         elif what == "left":
             self._left(child, about["connection"])
+        elif what == "enter":
+            return self._entered(child, about["connection"], about["account"])
         elif what == "spread":
             await asyncio.gather(*(self._see(other) for other in self._others(child)))
         elif what == "others":
@@ -294,7 +296,15 @@ class Supervisor:
         if found is not None:
             account, who = found
             self.connections.leave(account)
-            self._assignments.leave(who, child.number)
+            if who is not None:
+                self._assignments.leave(who, child.number)
+
+    def _entered(self, child: Child, number: int, account: str) -> bool:
+        """Count a connection over TCP, now that its worker knows whose it is. Returns whether there may be one more."""
+        if self._children.get(child.number) is not child or not self.connections.enter(account):
+            return False
+        child.connections[number] = account, None
+        return True
 
     # ---- the configuration
 

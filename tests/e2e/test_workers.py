@@ -6,10 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -55,6 +58,30 @@ def test_over_tcp_an_address_has_one_worker(shared: Workers) -> None:
         assert {network.sign("shared", anew=True) for _ in range(4)} == {kid(shared, "shared")}
         assert network.sign("alpha") == "no GRANT"
         assert list((shared.done_by() - before).values()) == [4]
+
+
+def test_over_tcp_the_connections_of_an_account_are_counted_for_all_workers(shared: Workers) -> None:
+    def opened(source: str) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", shared.port), 30, (source, 0))
+
+    def enters(source: str) -> bool:
+        with opened(source) as connection:
+            return let_in(connection)
+
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(opened(f"127.0.0.{number % 2 + 1}")) for number in range(80)]
+        assert Counter(map(let_in, crowd)) == {True: 60, False: 20}
+    # They have gone, whichever worker had them.
+    for source in ("127.0.0.1", "127.0.0.2"):
+        wait_for(partial(enters, source))
+
+
+def let_in(connection: socket.socket) -> bool:
+    """Say whether the server at the other end speaks, or the connection was closed before it did."""
+    try:
+        return bool(connection.recv(1))
+    except ConnectionError:
+        return False
 
 
 def test_every_worker_knows_of_a_change_when_the_operator_is_told(shared: Workers) -> None:

@@ -12,6 +12,7 @@ from support import until
 
 from keyd import config
 from keyd.core.principal import Principal
+from keyd.workers.child import Child
 from keyd.workers.supervisor import Supervisor
 
 CONFIG = """
@@ -40,6 +41,27 @@ def test_programs_that_no_grant_tells_apart_are_with_one_worker() -> None:
     assert who(CONFIG, *copies) == {"uid:3"}
     assert len(who(CONFIG, copies[0], Principal(uid=3, executable="/usr/bin/named"))) == 2
     assert len(who(CONFIG, Principal(uid=3), Principal(uid=4))) == 2
+
+
+async def test_connections_over_tcp_are_counted_for_all_workers_and_go_with_theirs() -> None:
+    text = CONFIG + "[connections]\nmax_per_caller = 2\n"
+    supervisor = Supervisor(config.loads(text, Path("/etc/keyd/keyd.toml")), text, None, {}, 0)
+    one, two = (Child(number, None, None) for number in (1, 2))  # type: ignore[arg-type]
+    supervisor._children = {1: one, 2: two}
+
+    async def enter(child: Child, number: int, account: str = "dns:a") -> bool:
+        entered: bool = await supervisor._answer(child, "enter", {"connection": number, "account": account})
+        return entered
+
+    assert [await enter(one, -1), await enter(two, -1), await enter(two, -2)] == [True, True, False]
+    assert await enter(two, -3, "dns:b")
+    await supervisor._answer(two, "left", {"connection": -2})  # was not let in
+    assert not await enter(one, -2)
+    await supervisor._answer(two, "left", {"connection": -1})
+    assert [await enter(two, -4), await enter(one, -3)] == [True, False]
+    supervisor._lost(one)
+    assert not await enter(one, -4), "it has ended"
+    assert [await enter(two, -5), await enter(two, -6)] == [True, False]
 
 
 async def test_a_stop_waits_for_no_worker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from support import until
 
 from keyd.service.gate.entrance import MAIN, Arrival
 from keyd.service.gate.peer import identify
 from keyd.team.channel import Channel, ChannelError
 from keyd.team.figures import merged
 from keyd.team.handover import hand_over, pair, taken
+from keyd.team.member import Member
 
 
 @asynccontextmanager
@@ -54,6 +56,42 @@ async def test_a_question_that_fails_or_finds_nobody_is_an_error() -> None:
             await waiting
         with pytest.raises(ChannelError, match="gone"):
             await one.ask("echo")
+
+
+@pytest.mark.parametrize("end", ["taken", "refused", "cancelled", "gone"])
+async def test_a_worker_gives_back_each_place_once_and_none_that_it_has_not(end: str) -> None:
+    told, asked, go_on = [], asyncio.Event(), asyncio.Event()
+
+    async def answer(what: str, about: dict[str, Any]) -> Any:
+        told.append((what, about["connection"]))
+        if what == "enter":
+            asked.set()
+            await go_on.wait()
+            return end != "refused"
+        return None
+
+    near, far = [await Channel.over(each, answer) for each in socket.socketpair()]
+    running = [asyncio.create_task(each.run()) for each in (near, far)]
+    member = Member(1, 2, False, None, None)
+    member.meet(near)
+    taking = asyncio.create_task(member.take("dns:a"))
+    await asked.wait()
+    if end == "cancelled":
+        taking.cancel()
+    elif end == "gone":
+        far.close()
+    else:
+        go_on.set()
+    [leave] = await asyncio.gather(taking, return_exceptions=True)
+    assert (callable(leave), leave is None) == (end == "taken", end in ("refused", "gone"))
+    if end == "taken":
+        leave()
+    await until(lambda: len(told) == (2 if end in ("taken", "cancelled") else 1))
+    assert told == [("enter", -1), ("left", -1)][: len(told)]
+    go_on.set()
+    for each in (near, far):
+        each.close()
+    await asyncio.gather(*running)
 
 
 @pytest.mark.parametrize("said", [b"\xff\xff\xff\xff", b"\0\0\0\2{]", b"\0\0\0\2{}", b"\0\0\0\2[]", b"\0\0\0\1"])

@@ -5,12 +5,22 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import structlog
 
 #: Accounts that are remembered; the one that connected longest ago is forgotten first.
 _MAX_ACCOUNTS = 10_000
 _log = structlog.get_logger("keyd.gate")
+
+
+class Places(Protocol):
+    """Where connections are counted, perhaps in another process."""
+
+    async def take(self, account: str) -> Callable[[], None] | None:
+        """Count one more connection of the account. Returns what takes it off again, to be called once; None: there may be no more."""
+        ...
 
 
 class Quota:
@@ -34,6 +44,10 @@ class Quota:
         self._count += 1
         self._by_account[account] += 1
         return True
+
+    async def take(self, account: str) -> Callable[[], None] | None:
+        """Be the :class:`Places` of this process."""
+        return partial(self.leave, account) if self.enter(account) else None
 
     def leave(self, account: str) -> None:
         """Take one off that :meth:`enter` counted."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from keyd.service.call import Caller
 from keyd.service.gate.certificates import by_dns_names, by_spiffe_id
 from keyd.service.gate.credentials import CredentialsError, FileCredentials
-from keyd.service.gate.limits import Quota
+from keyd.service.gate.limits import Places
 from keyd.service.gate.private import Link
 from keyd.service.gate.tls import Limits, TcpListener, Tls
 from keyd.service.gate.workload_api import WorkloadApiCredentials
@@ -47,12 +47,15 @@ class TcpListeners:
 
     Use it in this order: :meth:`open`, :meth:`start` once the server serves, :meth:`stop_accepting` before it stops, :meth:`close`
     afterwards.
+
+    Attributes:
+        connections: counts those of listeners that are opened from here on.
     """
 
-    def __init__(self, connect: Callable[[Caller], Link], connections: Quota) -> None:
+    def __init__(self, connect: Callable[[Caller], Link], connections: Places) -> None:
         """``connect`` opens a connection to the server on behalf of a caller; ``connections`` counts those of all gates."""
         self._connect = connect
-        self._connections = connections
+        self.connections = connections
         self._listeners: dict[str, TcpListener] = {}
         self._agents: list[WorkloadApiCredentials] = []
 
@@ -75,7 +78,7 @@ class TcpListeners:
                 tls = self._tls(name, section)
             except CredentialsError as exc:
                 raise CredentialsError(f"tcp.{name}: {exc}") from exc
-            listener = TcpListener(name, self._connect, tls, self._connections, limits)
+            listener = TcpListener(name, self._connect, tls, self.connections, limits)
             self._listeners[name] = listener
             if bind:
                 listener.bind(section.host, section.port)

@@ -21,7 +21,7 @@ from keyd.service.call import Caller
 from keyd.service.gate.certificates import CertificateError, Identify, parse
 from keyd.service.gate.credentials import Credentials
 from keyd.service.gate.handshakes import HandshakeError, Refusals, Turns, shake_hands
-from keyd.service.gate.limits import Quota
+from keyd.service.gate.limits import Places
 from keyd.service.gate.pipe import Pipe
 from keyd.service.gate.private import Link
 from keyd.service.gate.records import TlsSocket
@@ -80,14 +80,14 @@ class TcpListener:
         name: str,
         connect: Callable[[Caller], Link],
         tls: Tls | None,
-        connections: Quota,
+        connections: Places,
         limits: Limits = Limits(),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self._connect = connect
         self._tls = tls
-        self._quota = connections
+        self._places = connections
         self._limits = limits
         self._clock = clock
         self._sockets: list[socket.socket] = []
@@ -198,11 +198,11 @@ class TcpListener:
         _keep_alive(connected)
         try:
             if self._tls is None:
-                self._pass_on(connected, Principal(), float("inf"))
+                await self._pass_on(connected, Principal(), float("inf"))
                 return
             async with self._turns.turn(address, self._limits.handshake_timeout):
                 wrapped, principal, seconds = await self._authenticate(connected, self._tls)
-                self._pass_on(wrapped, principal, seconds)
+                await self._pass_on(wrapped, principal, seconds)
         except (HandshakeError, CertificateError) as exc:
             connected.close()
             self._refusals.add(address, str(exc))
@@ -222,23 +222,23 @@ class TcpListener:
             raise
         return wrapped, principal, seconds
 
-    def _pass_on(self, connected: socket.socket | TlsSocket, principal: Principal, seconds: float) -> None:
-        account = principal.account
+    async def _pass_on(self, connected: socket.socket | TlsSocket, principal: Principal, seconds: float) -> None:
+        leave = await self._places.take(principal.account)
+        if leave is None:
+            connected.close()
+            raise HandshakeError("too many connections; see [connections]")
 
         def closed() -> None:
             link.close()
             self._pipes.discard(pipe)
-            self._quota.leave(account)
+            leave()
 
-        if not self._quota.enter(account):
-            connected.close()
-            raise HandshakeError("too many connections; see [connections]")
         pipe = Pipe(connected, closed)
         try:
             link = self._connect(Caller(principal, pipe.hold_back))
         except OSError:
             connected.close()
-            self._quota.leave(account)
+            leave()
             raise HandshakeError("the server does not accept") from None
         self._pipes.add(pipe)
         pipe.close_after(min(seconds, longest_stay(self._limits.max_connection_age)))
