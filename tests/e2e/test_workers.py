@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from service_manager import ServiceManager
 from worker_agents import Agent
 from worker_daemon import Workers, keyd, kid, number_of, process_of, reloaded, serving, wait_for
 
@@ -235,7 +236,10 @@ def test_who_stops_it_stops_every_worker_and_leaves_whole_trails(shared: Workers
 
 def test_one_that_cannot_start_ends_all_with_its_exit_code(shared: Workers) -> None:
     (shared.directory / "kek").unlink()
-    shared.start(wait=False)
-    assert shared.process is not None
-    assert shared.process.wait(60) == 8, shared.log.read_text()[shared.logged :]
+    with ServiceManager() as manager:
+        shared.env |= manager.env
+        shared.start(wait=False)
+        assert shared.process is not None
+        assert shared.process.wait(60) == 8, shared.log.read_text()[shared.logged :]
+        assert manager.hears_nothing(), "one that does not serve is not ready"
     assert any(event.get("event") == "worker cannot start" for event in shared.events())
