@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from itertools import chain
+from operator import itemgetter
 from typing import TypeVar, overload
 
 V = TypeVar("V")
@@ -16,6 +17,7 @@ D = TypeVar("D")
 
 #: Names in a part when it is made anew; with twice as many it is divided.
 _PART = 256
+_name = itemgetter(0)
 
 
 class KeyMap(Mapping[str, V]):
@@ -106,7 +108,3 @@ class _Values(ValuesView[V]):
 class _Items(ItemsView[str, V]):
     def __iter__(self) -> Iterator[tuple[str, V]]:
         return chain.from_iterable(part.items() for part in self._mapping._parts)  # type: ignore[attr-defined]  # a KeyMap
-
-
-def _name(item: tuple[str, object]) -> str:
-    return item[0]
