@@ -105,6 +105,11 @@ class Workers(DaemonProcess):
         assert self.process is not None
         self.process.send_signal(number)
 
+    def end(self) -> None:
+        """Stop it if it runs: whether the test before did depends on which tests a test process was given."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
     def close(self) -> None:
         for agent in self.agents.values():
             agent.__exit__()

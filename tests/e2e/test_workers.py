@@ -236,6 +236,7 @@ def test_who_stops_it_stops_every_worker_and_leaves_whole_trails(shared: Workers
 
 
 def test_one_that_cannot_start_ends_all_with_its_exit_code(shared: Workers) -> None:
+    shared.end()
     (shared.directory / "kek").unlink()
     with ServiceManager() as manager:
         shared.env |= manager.env

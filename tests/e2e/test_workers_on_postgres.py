@@ -206,6 +206,7 @@ def test_whoever_signals_all_of_them_stops_them_in_order(place: Place) -> None:
 
 
 def test_each_trail_is_whole_and_verified_with_the_checkpoints_of_its_worker(place: Place) -> None:
+    place.daemon.end()
     trails = [place.daemon.directory / "state/audit", place.daemon.directory / "state/audit/worker-2"]
     for trail in trails:
         last = list(files.records(files.in_directory(trail)))[-2:]
