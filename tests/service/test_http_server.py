@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvicorn
 from support import until
 
 from keyd.service import http_server
@@ -90,3 +92,40 @@ async def test_who_does_not_read_holds_up_no_stop(monkeypatch: pytest.MonkeyPatc
     await asyncio.wait_for(server.stop(), 20)
     await until(lambda: connections(server) == 0)
     writer.close()
+
+
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_who_is_accepted_as_it_ends_is_let_go(turns: int) -> None:
+    server = HttpServer(bound("127.0.0.1", 0), answer)
+    await server.start()
+    await until(lambda: server._server.started)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.setblocking(False)
+        for _ in range(turns):  # of the event loop, in which it becomes a connection step by step
+            await asyncio.sleep(0)
+        await asyncio.wait_for(server.stop(), 20)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 3) == b""
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_the_end_is_waited_for_where_there_is_a_connection(connected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited, whole = [], uvicorn.Server.shutdown
+
+    async def shutdown(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        waited.append(True)
+        await whole(self, sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
+    server = HttpServer(bound("127.0.0.1", 0), answer)
+    await server.start()
+    await until(lambda: server._server.started)
+    port = server.port
+    with contextlib.ExitStack() as stack:
+        if connected:
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            await until(lambda: connections(server) == 1)
+        await asyncio.wait_for(server.stop(), 20)
+        assert waited == [True] * connected
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
