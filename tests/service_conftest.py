@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import grpc.aio
@@ -18,6 +19,7 @@ from grpc_status import rpc_status
 from support import FakeClock
 
 from keyd import app, config
+from keyd.core.store import SqlStore
 from keyd.v1 import backend_service_pb2_grpc, key_service_pb2_grpc, signing_service_pb2_grpc
 
 CONFIG = """
@@ -67,6 +69,15 @@ class Running:
         return f"http://127.0.0.1:{self.daemon.http_port}"
 
 
+@cache
+def empty_database() -> bytes:
+    """Return the database of a daemon that has never done anything: to make one takes as long as the rest of a start."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "keyd.db"
+        SqlStore(path).close()
+        return path.read_bytes()
+
+
 @asynccontextmanager
 async def running_in(directory: Path, clock: FakeClock, sections: str = "") -> AsyncIterator[Running]:
     """Run a daemon on what is in a directory, which must have a ``kek``. ``sections`` is more configuration."""
@@ -91,6 +102,9 @@ async def running() -> AsyncIterator[Running]:
     directory = Path(tempfile.mkdtemp(prefix="keyd-t-"))  # short: a socket path has at most 107 bytes
     (directory / "kek").write_bytes(os.urandom(32))
     (directory / "kek").chmod(0o400)
+    (directory / "state").mkdir(mode=0o700)
+    (directory / "state/keyd.db").touch(mode=0o600)
+    (directory / "state/keyd.db").write_bytes(empty_database())
     async with running_in(directory, FakeClock()) as daemon:
         yield daemon
     shutil.rmtree(directory)
