@@ -190,7 +190,10 @@ def _serve(orders: socket.socket) -> _Order | None:
             if not message:
                 return None
             report, *descriptors = received
+            # An interpreter forgets the signals that come while it is forked.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             pid = os.fork()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if pid == 0:
                 orders.close()
                 for each in (report, *running, *(told for _, told in running.values())):

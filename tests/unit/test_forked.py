@@ -68,7 +68,7 @@ def test_it_ends_with_who_asked_for_it(tmp_path):
         f"process = forked.Process({NAME!r}, ['wait'], stdout=1, stderr=2, env=os.environ)\n"
         "print(process.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
-    path = os.pathsep.join([str(Path(forked.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(Path(forked.__file__).parent), os.environ.get("PYTHONPATH")]))
     ran = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=30
     )
