@@ -126,10 +126,15 @@ class Snapshot:
     def of(cls, keys: Iterable[Key], versions: Iterable[KeyVersion]) -> Snapshot:
         """Build a snapshot from records."""
         grouped: dict[str, tuple[VersionView, ...]] = {}
+        further: dict[str, list[VersionView]] = {}
         for record in versions:
-            others, view = grouped.get(record.key), VersionView(record)
-            # Most keys have one: a list for each, to be made a tuple, takes twice as long.
-            grouped[record.key] = (view,) if others is None else tuple(sorted((*others, view), key=_number))
+            view = VersionView(record)
+            if record.key in grouped:
+                further.setdefault(record.key, []).append(view)
+            else:  # most keys have one: a list for each, to be made a tuple, takes twice as long
+                grouped[record.key] = (view,)
+        for name, views in further.items():
+            grouped[name] = tuple(sorted((*grouped[name], *views), key=_number))
         return cls({key.name: KeyView(key, grouped.get(key.name, ())) for key in keys})
 
     def with_keys(self, *views: KeyView) -> Snapshot:
