@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, create_model, field_validator, model_validator
 
 from backends.api import Algorithm, BackendContext
 from keyd.config.addresses import AbsolutePath, Listen, Listener, is_loopback, split_listen
@@ -84,12 +84,22 @@ class Http(Listener):
 
     enabled: bool = True
     listen: Listen = "127.0.0.1:8470"
-    own_process: bool | None = None
+    #: Never None once it is read: see :meth:`_apart`.
+    own_process: Annotated[bool | None, Field(validate_default=True)] = None
 
     @property
     def apart(self) -> bool:
         """Whether a process of its own serves it: unless it says otherwise, where others than this machine reach it."""
-        return not is_loopback(self.host) if self.own_process is None else self.own_process
+        return bool(self.own_process)
+
+    @field_validator("own_process")
+    @classmethod
+    def _apart(cls, value: bool | None, info: ValidationInfo) -> bool:
+        """Fill in the default, so that who writes it down has changed nothing."""
+        if value is not None:
+            return value
+        # An address that is wrong is not there, and refused anyway.
+        return "listen" in info.data and not is_loopback(split_listen(info.data["listen"])[0])
 
 
 class Metrics(Section):
