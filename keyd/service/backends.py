@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 from backends.api import Importer
 from keyd.core import repair
@@ -43,7 +44,7 @@ class BackendService:
         return pb.ListBackendsResponse(backends=found)
 
     async def list_stored_keys(self, request: pb.ListStoredKeysRequest, call: Call) -> pb.ListStoredKeysResponse:
-        """List what one backend holds, whether or not it is on record."""
+        """List what one backend holds, whether or not it is on record, in the order of the handles."""
         runner = self._keyring.backend(request.backend)
         kids = {
             version.record.handle: version.record.kid
@@ -54,6 +55,6 @@ class BackendService:
         return pb.ListStoredKeysResponse(
             keys=[
                 pb.StoredKey(handle=key.handle, key=key.name or "", version=key.version or 0, kid=kids.get(key.handle, ""))
-                for key in await repair.stored_keys(runner)
+                for key in sorted(await repair.stored_keys(runner), key=attrgetter("handle"))
             ]
         )

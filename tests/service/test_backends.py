@@ -34,6 +34,13 @@ async def test_backends_and_what_they_hold(running: Running, monkeypatch: pytest
     assert "token removed" in backend.failure
 
 
+async def test_what_a_backend_holds_is_told_in_order(running: Running) -> None:
+    for name in ("m", "a", "z", "b", "y"):  # sorted neither forwards nor backwards, whichever way the file system keeps them
+        await running.keys.CreateKey(keys_pb.CreateKeyRequest(spec=keys_pb.KeySpec(name=name)))
+    stored = (await running.backends.ListStoredKeys(pb.ListStoredKeysRequest(backend="file"))).keys
+    assert [each.key for each in stored] == ["a", "b", "m", "y", "z"]
+
+
 async def test_grpc_health_tells_each_backend(running: Running) -> None:
     async with grpc.aio.insecure_channel(running.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
