@@ -21,6 +21,18 @@ _LONGEST = 256 * 1024
 _MOST_DESCRIPTORS = 4
 
 
+class LostError(OSError):
+    """A connection did not arrive whole, because this process has too many descriptors; what arrived of it is closed.
+
+    Attributes:
+        number: what the process that accepted it calls it, and counts it by.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("the descriptors of a connection did not arrive; raise LimitNOFILE")
+        self.number = number
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return both ends of a way to hand over: neither blocks."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -46,7 +58,8 @@ def taken(end: socket.socket) -> Arrival | None:
 
     Raises:
         BlockingIOError: there is none.
-        OSError: its descriptors did not all arrive, because this process has too many; the connection is closed.
+        LostError: its descriptors did not all arrive; whoever accepted it still counts it.
+        OSError: nothing can be taken.
     """
     room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
     message, ancillary, flags, _ = end.recvmsg(_LONGEST, room, socket.MSG_CMSG_CLOEXEC)
@@ -61,7 +74,7 @@ def taken(end: socket.socket) -> Arrival | None:
         for descriptor in descriptors:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        raise OSError("the descriptors of a connection did not arrive; raise LimitNOFILE")
+        raise LostError(members["number"])
     client = socket.socket(fileno=descriptors[0])
     client.setblocking(False)
     whose = None if peer is None else Peer.of_parts(peer, descriptors[1:])

@@ -16,7 +16,7 @@ import structlog
 from keyd import app, log, process
 from keyd import config as configuration
 from keyd.team.channel import Channel
-from keyd.team.handover import taken
+from keyd.team.handover import LostError, taken
 from keyd.team.member import Member
 
 _log = structlog.get_logger("keyd.workers")
@@ -100,6 +100,8 @@ class Worker:
             return
         except OSError as exc:
             _log.warning("a connection was lost on its way to this worker", error=str(exc))
+            if isinstance(exc, LostError):
+                self._member.left(exc.number)  # else its caller would have one place less for as long as this worker lives
             return
         if arrival is None:
             self._close_door()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from keyd.team.channel import Channel, ChannelError
 from keyd.team.figures import merged
 from keyd.team.handover import hand_over, pair, taken
 from keyd.team.member import Member
+from keyd.workers.__main__ import Worker
 
 
 @asynccontextmanager
@@ -128,6 +130,53 @@ def test_a_connection_arrives_with_who_it_is() -> None:
     assert not found.peer.runs_the_same_program()
     for each in (client, found.client, near, far):
         each.close()
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # that is free
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("room", [False, True])
+async def test_a_connection_that_is_lost_on_its_way_gives_its_place_back(room: bool) -> None:
+    left: list[int] = []
+
+    async def answer(what: str, about: dict[str, Any]) -> Any:
+        assert what == "left"
+        left.append(about["connection"])
+
+    class Entered:
+        def enter(self, arrival: Arrival) -> None:
+            left.append(-arrival.number)
+            arrival.client.close()
+
+    near, far = [await Channel.over(each, answer) for each in socket.socketpair()]
+    running = [asyncio.create_task(each.run()) for each in (near, far)]
+    member = Member(1, 2, False, None, None, entrance=Entered())  # type: ignore[arg-type]
+    member.meet(near)
+    door, its_door = pair()
+    control, unused = socket.socketpair()
+    worker = Worker(member, its_door, control)
+    client, accepted = socket.socketpair()
+    hand_over(door, Arrival(7, MAIN, accepted))
+    accepted.close()
+    with nullcontext() if room else no_more_descriptors():
+        worker._take()
+    await until(lambda: bool(left))
+    assert left == [-7 if room else 7]
+    assert client.recv(1) == b"", "nobody holds it"
+    for each in (near, far):
+        each.close()
+    await asyncio.gather(*running)
+    for end in (door, its_door, control, unused, client):
+        end.close()
 
 
 def test_nothing_arrives_from_nobody() -> None:
