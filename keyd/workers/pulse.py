@@ -9,11 +9,15 @@ from collections.abc import Awaitable, Callable
 HUNG = 10
 #: Seconds from one beat to the next.
 BEAT = 1.0
+#: Turns of the event loop that an answer needs from the socket to who asked, and some more.
+_TURNS = 10
 
 
 async def beat() -> None:
-    """Return at the next beat."""
+    """Return at the next beat, when everything has been heard that was there by then."""
     await asyncio.sleep(BEAT)
+    for _ in range(_TURNS):  # after a standstill, the beat is over and the answers lie in the socket, both at once
+        await asyncio.sleep(0)
 
 
 async def hangs(ask: Callable[[], Awaitable[object]], beat: Callable[[], Awaitable[None]] = beat) -> None:
@@ -28,6 +32,7 @@ async def hangs(ask: Callable[[], Awaitable[object]], beat: Callable[[], Awaitab
     """
     while True:
         asked = asyncio.ensure_future(ask())
+        asked.add_done_callback(_heard)
         try:
             for _ in range(HUNG):
                 await beat()
@@ -37,3 +42,9 @@ async def hangs(ask: Callable[[], Awaitable[object]], beat: Callable[[], Awaitab
                 return
         finally:
             asked.cancel()
+
+
+def _heard(asked: asyncio.Future[object]) -> None:
+    """Take note of an error, which asyncio would else log when the worker ends, with a traceback that says nothing to an operator."""
+    if not asked.cancelled():
+        asked.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -97,6 +98,62 @@ async def test_a_time_in_which_nobody_could_listen_is_one_beat_however_long(monk
         await enough.wait()
         assert not watching.done()
         watching.cancel()
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_an_answer_that_came_while_nobody_could_listen_is_heard_before_anybody_is_blamed(
+    monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    loop, beats, hours = asyncio.get_running_loop(), 0, 0
+    now = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now() + hours * 3600)
+    near, far = socket.socketpair()
+    again = asyncio.Event()
+
+    def stand_still() -> None:
+        nonlocal hours
+        hours += 1
+        if answered and beats == HUNG:
+            reply = b'{"number":1,"answer":null}'
+            far.sendall(len(reply).to_bytes(4) + reply)
+
+    async def beat() -> None:
+        nonlocal beats
+        beats += 1
+        if beats > HUNG:
+            again.set()
+            await asyncio.Event().wait()
+        loop.call_soon(stand_still)
+        await pulse.beat()
+
+    channel = await Channel.over(near, Worker().answer)
+    running = asyncio.create_task(channel.run())
+    watching = asyncio.create_task(hangs(partial(channel.ask, "pulse"), beat))
+    asked_anew = asyncio.create_task(again.wait())
+    await asyncio.wait((watching, asked_anew), return_when=asyncio.FIRST_COMPLETED)
+    assert (watching.done(), asked_anew.done()) == (not answered, answered)
+    for task in (watching, asked_anew):
+        task.cancel()
+    far.close()
+    await running
+
+
+async def test_one_that_ends_before_it_answers_leaves_no_traceback_in_the_log() -> None:
+    worker, complaints = Worker(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    async with connected(worker) as (channel, other):
+        worker.turns.clear()
+        asked = partial(channel.ask, "pulse")
+        watching = asyncio.create_task(hangs(asked, asyncio.Event().wait))  # type: ignore[arg-type]
+        await until(lambda: worker.asked == 1)
+        other.close()
+        await until(lambda: not channel._open)
+        await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    del watching
+    gc.collect()
+    assert complaints == []
 
 
 @pytest.mark.parametrize("broken", [True, False])
