@@ -201,7 +201,8 @@ def _serve(orders: socket.socket) -> _Order | None:
                 return _Order(**json.loads(message), descriptors=descriptors)
             for each in descriptors:
                 os.close(each)
-            os.write(report, _NUMBER.pack(pid))
+            with suppress(BrokenPipeError):  # who asked waits no longer: it was interrupted, or timed out
+                os.write(report, _NUMBER.pack(pid))
             pidfd = os.pidfd_open(pid)
             running[pidfd] = pid, report
             poller.register(pidfd, select.POLLIN)

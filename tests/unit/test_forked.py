@@ -62,6 +62,19 @@ def test_a_signal_ends_it_and_is_its_code(tmp_path):
     assert not Path(f"/proc/{process.pid}").exists()
 
 
+def test_one_whose_asker_was_interrupted_takes_no_others_with_it(tmp_path):
+    other = run(tmp_path, "wait")
+    report, theirs = os.pipe()
+    os.close(report)
+    order = {"arguments": [NAME, "exit", "0"], "environment": dict(os.environ), "directory": str(tmp_path), "numbers": []}
+    forked._server().send(json.dumps(order).encode(), [theirs])
+    os.close(theirs)
+    assert run(tmp_path, "exit", "0").wait(30) == 0
+    assert other.poll() is None
+    other.kill()
+    assert other.wait(30) == -9
+
+
 def test_it_ends_with_who_asked_for_it(tmp_path):
     code = (
         "import os, forked\n"
