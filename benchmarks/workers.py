@@ -36,6 +36,8 @@ from benchmarks.machine import describe, today
 from benchmarks.payload import sign_request
 
 BAR = 1.6
+#: A worker that made more than this part of the signatures made them as if it were the only one.
+UNEVEN = 0.75
 WAYS = {"unix": "the Unix socket, two programs", "tcp": "TCP, from two addresses"}
 PROGRAMS = ("alpha", "beta")
 _GRANT = """
@@ -91,13 +93,19 @@ def measure(rounds: int, seconds: float, connections: int) -> Runs:
             subjects |= {(way, workers): (keyd, found) for way, found in targets.items()}
         for number in range(rounds + 1):
             for name, (keyd, both) in subjects.items():
-                before = keyd.allowed_by_worker()
-                found = load.run_all(both, connections, seconds if number else 1)
-                made = [count - before.get(worker, 0.0) for worker, count in keyd.allowed_by_worker().items()]
+                found = run_both(keyd, both, connections, seconds if number else 1)
                 spot_check(keyd.address, sign_request("bench"), keyd.public_key("bench"))
                 if number:  # the first is to warm up
-                    runs.setdefault(name, []).append(Share(found, max(made) / sum(made)))
+                    runs.setdefault(name, []).append(found)
     return runs
+
+
+def run_both(keyd: BenchDaemon, targets: Sequence[Target], connections: int, seconds: float) -> Share:
+    """Ask a daemon in several ways at the same time, and look which worker made how much. Raises what :func:`benchmarks.load.run_all` does."""
+    before = keyd.allowed_by_worker()
+    found = load.run_all(targets, connections, seconds)
+    made = [count - before.get(worker, 0.0) for worker, count in keyd.allowed_by_worker().items()]
+    return Share(found, max(made) / sum(made))
 
 
 @contextmanager
@@ -145,7 +153,7 @@ def not_measured(way: str, why: str) -> Entry:
 
 def _entry(way: str, one: Sequence[Share], two: Sequence[Share], connections: int) -> Entry:
     busiest = statistics.median(run.busiest for run in two)
-    if busiest > 0.75:
+    if busiest > UNEVEN:
         return not_measured(way, f"one of them made {busiest:.0%} of the signatures, so this is not about two")
     cores = os.cpu_count() or 1
     ratio = median_ratio([without_load(run.load, cores) for run in two], [without_load(run.load, cores) for run in one])

@@ -8,6 +8,7 @@ import random
 import re
 import sys
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -19,7 +20,7 @@ from benchmarks import __main__ as command
 from benchmarks import compare, figures, load, profile, report, workers
 from benchmarks.daemon import BenchDaemon, allowed_in
 from benchmarks.figures import Entry, Outcome, Table
-from benchmarks.goals import GOALS, Options, of_transport
+from benchmarks.goals import GOALS, Options, against_openbao, of_transport
 from benchmarks.load import Load, Target
 from benchmarks.report import Part
 from benchmarks.run import QUICK, is_whole
@@ -247,6 +248,16 @@ def test_two_workers_of_which_one_signs_are_not_measured() -> None:
         found = workers.outcome(runs, 8)
         assert [(entry.goal, entry.figure) for entry in found.entries] == [("4 unix", expected), ("4 tcp", None)]
         assert "90%" in found.entries[0].what or expected
+
+
+def test_what_is_said_to_be_two_workers_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Load(count=900, seconds=1.0, server_cpu=1.5, load_cpu=0.2, p50=1, p90=2, p99=3)
+    target = Target("keyd", 1, "http://localhost/")
+    two = against_openbao._Server("two", [target, target], object())  # type: ignore[arg-type]
+    for busiest in (0.7, 0.8):
+        monkeypatch.setattr(workers, "run_both", lambda *_, busiest=busiest: workers.Share(run, busiest))
+        with nullcontext() if busiest == 0.7 else pytest.raises(AssertionError, match="80%"):
+            assert against_openbao._run(two, 4, 1.0) is run
 
 
 def test_every_benchmark_can_be_started() -> None:
