@@ -37,6 +37,11 @@ class ServiceManager:
             return True
         return False
 
+    def forget(self) -> None:
+        """Take no note of what was said so far."""
+        while not self.hears_nothing():
+            pass
+
     def __enter__(self) -> Self:
         return self
 

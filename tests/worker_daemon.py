@@ -107,12 +107,20 @@ class Workers(DaemonProcess):
 
     def end(self) -> None:
         """Stop it if it runs: whether the test before did depends on which tests a test process was given."""
-        if self.process is not None and self.process.poll() is None:
+        if self.runs():
             self.stop()
 
-    def close(self) -> None:
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def leave_agents(self) -> None:
+        """Have new programs from here on: those that found nobody there pause before they connect again."""
         for agent in self.agents.values():
             agent.__exit__()
+        self.agents.clear()
+
+    def close(self) -> None:
+        self.leave_agents()
         super().close()
 
 
@@ -136,6 +144,14 @@ def number_of(daemon: Workers, agent: Agent) -> str:
     agent.sign("shared")
     (number,) = daemon.done_by() - before
     return number
+
+
+def together(daemon: Workers) -> bool:
+    """Say whether two programs have one worker. Those of a worker that ends go to another one, and stay there."""
+    agents = [daemon.agent("alpha"), daemon.agent("beta")]
+    for agent in agents:
+        wait_for(lambda agent=agent: agent.sign("shared").startswith("kid"))
+    return len({number_of(daemon, agent) for agent in agents}) == 1
 
 
 def process_of(daemon: Workers, number: str) -> int:

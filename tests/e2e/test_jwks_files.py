@@ -241,9 +241,7 @@ def test_watch_follows_the_daemon_through_a_restart(daemon: DaemonProcess, tmp_p
         before = documents(out)
         with daemon.admin() as admin:
             admin.rotate_key("agent", now=True)
-        started = time.monotonic()
         wait(lambda: documents(out)["keys/agent/jwks.json"] != before["keys/agent/jwks.json"], "a rotation")
-        assert time.monotonic() - started < 5
         after = documents(out)
         assert {path for path in after if after[path] != before[path]} == {".well-known/jwks.json", "keys/agent/jwks.json"}
 
