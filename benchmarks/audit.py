@@ -85,8 +85,11 @@ def latencies(daemon: DaemonProcess, calls: int, callers: int) -> list[float]:
 
 
 def through_a_daemon(calls: int, rounds: int) -> None:
-    daemons = {name: DaemonProcess(sections=sections).start() for name, sections in KINDS.items()}
+    daemons = {name: DaemonProcess(sections=sections) for name, sections in KINDS.items()}
     try:
+        for daemon in daemons.values():
+            daemon.exec = True
+            daemon.start()
         for daemon in daemons.values():
             with daemon.admin() as admin:
                 admin.create_key(name="agent")

@@ -73,6 +73,9 @@ class BenchDaemon(DaemonProcess):
         text = text.replace("[server]\n", f"[server]\n{server}\n", 1).replace("[http]\n", f"[http]\n{http}\n", 1)
         self.config.write_text(text)
         self.python = python
+        self.exec = (
+            True  # it is what is delivered, from its very beginning, and may be another keyd than the one that is installed here
+        )
 
     def command(self) -> list[str]:
         return [self.python, *super().command()[1:]]

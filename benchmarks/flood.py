@@ -147,6 +147,7 @@ def _victims_daemon() -> Iterator[DaemonProcess]:
     """A daemon that everybody may connect to, and its keys."""
     python, h2load = Path(sys.executable).resolve(), Path(shutil.which("h2load") or "/usr/bin/h2load").resolve()
     daemon = DaemonProcess(sections=GRANTS.format(uid=os.geteuid(), other=OTHER, python=python, h2load=h2load))
+    daemon.exec = True
     for directory in (daemon.directory, daemon.directory / "run"):
         directory.mkdir(exist_ok=True)
         directory.chmod(0o711)

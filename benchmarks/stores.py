@@ -219,6 +219,7 @@ def measure(store: Store, algorithm: Algorithm, threads: int, directory: Path, s
     """Return the median of every figure, in signatures a second."""
     key = f"bench-{algorithm.value}-{threads}"
     daemon = DaemonProcess(sections=f"[backends.store]\n{store.section}threads = {threads}\n")
+    daemon.exec = True
     daemon.env.update(store.environment)
     daemon.start()
     backend: Backend = plugins.load(store.type).open(store.options, BackendContext("bench", directory))

@@ -260,6 +260,19 @@ def test_what_is_said_to_be_two_workers_is_not_one(monkeypatch: pytest.MonkeyPat
             assert against_openbao._run(two, 4, 1.0) is run
 
 
+def test_what_is_measured_is_the_python_that_is_given_from_its_beginning(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "this one: $*"\nexit 3\n')
+    python.chmod(0o755)
+    keyd = BenchDaemon(python=str(python))
+    try:
+        keyd.start(wait=False)
+        assert keyd.process is not None
+        assert (keyd.process.wait(30), keyd.log.read_text()) == (3, f"this one: -m keyd serve --config {keyd.config}\n")
+    finally:
+        keyd.close()
+
+
 def test_every_benchmark_can_be_started() -> None:
     for name in command.NAMES + command.PROCESSES:
         assert callable(importlib.import_module(f"benchmarks.{name}").main)
