@@ -31,6 +31,8 @@ from keyd.workers.pulse import HUNG, beat, hangs
 
 #: Seconds in which a worker has to see a change before who made it is told that it is made.
 FENCE = 5.0
+#: The same for one that starts: it reads every key, and has to have seen the change before it serves.
+STARTING_FENCE = 60.0
 #: Seconds that a worker has to answer for its part of what is asked of all.
 _PART = 3.0
 #: Seconds between the end of a worker and the next start: at once, then longer and longer while it does not live for so long.
@@ -222,12 +224,13 @@ class Supervisor:
 
     async def _see(self, child: Child) -> None:
         """Have a worker see what is on record. One that does not is ended: it could sign under what an operator was told is over."""
+        seconds = _fence(child)
         try:
-            async with asyncio.timeout(FENCE):
+            async with asyncio.timeout(seconds):
                 await child.ask("refresh")
         except (ChannelError, TimeoutError) as exc:
             if child.process.returncode is None and not self._stopping:
-                why = str(exc) or f"no answer in {FENCE:g} s"
+                why = str(exc) or f"no answer in {seconds:g} s"
                 _log.error("worker does not see a change, so it is ended", worker=child.number, error=why)
             await child.kill()
 
@@ -326,7 +329,7 @@ class Supervisor:
 
     async def _reload(self, child: Child, given: dict[str, Any]) -> None:
         try:
-            async with asyncio.timeout(FENCE):
+            async with asyncio.timeout(_fence(child)):
                 await child.ask("reload", **given)
         except (ChannelError, TimeoutError) as exc:
             _log.error("worker does not take the configuration over, so it is ended", worker=child.number, error=str(exc))
@@ -335,3 +338,7 @@ class Supervisor:
     @staticmethod
     def _policy_of(config: Config) -> Policy:
         return configuration.policy(config, owners={0, os.geteuid()})
+
+
+def _fence(child: Child) -> float:
+    return FENCE if child.ready.is_set() else STARTING_FENCE

@@ -81,3 +81,25 @@ async def test_a_stop_waits_for_no_worker_that_is_not_there(monkeypatch: pytest.
 def test_two_operators_are_with_one_worker_where_both_have_to_ask(text: str, places: int) -> None:
     assert len(who(text, Principal(uid=1), Principal(uid=2))) == places
     assert who(text, Principal(uid=3)).isdisjoint(who(text, Principal(uid=1)))
+
+
+@pytest.mark.parametrize("serves", [True, False])
+async def test_one_that_starts_has_longer_to_see_a_change(serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyd.workers.supervisor.FENCE", 0.0)
+    supervisor = Supervisor(config.loads(CONFIG, Path("/etc/keyd/keyd.toml")), CONFIG, None, {}, 0)
+    child, asked, killed = Child(1, None, None), list[str](), list[bool]()  # type: ignore[arg-type]
+
+    async def ask(what: str, **about: object) -> None:
+        asked.append(what)
+        await asyncio.sleep(0.01)
+
+    async def kill() -> None:
+        killed.append(True)
+
+    monkeypatch.setattr(child, "ask", ask)
+    monkeypatch.setattr(child, "kill", kill)
+    if serves:
+        child.ready.set()
+    await supervisor._reload(child, {"config": None, "path": None})
+    assert asked == ["reload"]
+    assert bool(killed) == serves
