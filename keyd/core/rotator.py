@@ -28,7 +28,9 @@ _IDLE = 60.0  # seconds after which it looks again at the latest
 _STANDBY = 5.0  # seconds after which a replica that does not lead looks whether it does
 _RETRY, _LONGEST_RETRY = 60.0, 3600.0  # seconds after the first failure, doubled after each further one
 _OUTAGE = 10.0  # seconds that a backend is left alone when it throttles or the database is away
-_AT_ONCE = 20  # keys that are looked at in one go
+#: Keys that are looked at in one go, and the seconds until the next go. To pause for nothing would let other tasks go on, but no other thread:
+#: one that is woken comes too late for the interpreter, and a call needs several of them.
+_AT_ONCE, _PAUSE = 100, 0.002
 _TOLD_EACH = 10  # versions that wait and are named in the log one by one
 _log = structlog.get_logger("keyd.rotator")
 
@@ -171,7 +173,7 @@ class Rotator:
         """Look at every key of a backend that changed, and let others go on meanwhile: the first time that takes long."""
         for count, _ in enumerate(self._outlook(backend).catch_up(self._keyring.snapshot, now), 1):
             if count % _AT_ONCE == 0:
-                await asyncio.sleep(0)
+                await asyncio.sleep(_PAUSE)
 
     def _outlook(self, backend: str) -> Outlook[list[Step]]:
         """Return what is known of a backend, nothing of it by other rules than the present ones."""
