@@ -337,8 +337,8 @@ for number in range(3, 64):
         connected += 1
     except PermissionError:
         denied += 1
-    except ConnectionRefusedError:
-        pass  # a file, or a socket that does not listen
+    except (ConnectionRefusedError, FileNotFoundError):
+        pass  # a file, a socket that does not listen, or one that has been closed meanwhile
     finally:
         client.close()
 print(f"denied: {denied > 3}, connected: {connected}")
