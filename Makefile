@@ -14,9 +14,12 @@ help: ## list the targets
 demo: $(VENV)/keyd.stamp ## see it work: daemon, resource and agent as separate processes
 	@$(BIN)/keyd demo
 
+TESTED := env KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE= $(BIN)/coverage run $(BIN)/pytest
+
 test: $(VENV)/test.stamp $(VENV)/keyd.stamp $(PEERS)/keyd.stamp $(NODE)/dist/.stamp $(NPM_PEERS) ## run every test against the installed wheel; ARGS= goes to pytest
 	$(BIN)/coverage erase
-	KEYD_PEERS_PYTHON=$(abspath $(PEERS))/bin/python KEYD_TEST_WHEEL=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE= $(BIN)/coverage run $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	@rm -f .pytest_cache/v/cache/lastfailed
+	$(TESTED) -n 2 --dist worksteal $(ARGS) || .ci/once-more $$? $(TESTED) $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under=$(if $(ARGS),0,90)
 
