@@ -255,7 +255,7 @@ async def start(config: Config, stack: AsyncExitStack, clock: Clock | None = Non
         )
         listener = _listener(config.http.host, config.http.port, None if team is None else team.http)
         logging = config.log.level, config.log.format
-        http = Publisher(listener, app, ready, state, keyring.changed, logging) if config.http.apart else None
+        http = Publisher(listener, app, ready, state, keyring.changed, logging) if config.http.own_process else None
         daemon.http = http or HttpServer(listener, app, ready)
         await daemon.http.start()
         stack.push_async_callback(daemon.http.stop)

@@ -87,15 +87,10 @@ class Http(Listener):
     #: Never None once it is read: see :meth:`_apart`.
     own_process: Annotated[bool | None, Field(validate_default=True)] = None
 
-    @property
-    def apart(self) -> bool:
-        """Whether a process of its own serves it: unless it says otherwise, where others than this machine reach it."""
-        return bool(self.own_process)
-
     @field_validator("own_process")
     @classmethod
     def _apart(cls, value: bool | None, info: ValidationInfo) -> bool:
-        """Fill in the default, so that who writes it down has changed nothing."""
+        """Fill in the default, true where others than this machine reach it, so that who writes it down has changed nothing."""
         if value is not None:
             return value
         # An address that is wrong is not there, and refused anyway.

@@ -26,16 +26,13 @@ from keyd.core.errors import (
 )
 from keyd.core.keyring import Keyring
 from keyd.core.model import Key
-from keyd.core.outlook import Outlook
+from keyd.core.outlook import Outlook, others_turn
 from keyd.core.runner import BackendRunner
 from keyd.core.snapshot import KeyView, VersionView
 from keyd.core.timeline import KeyState
 
 INTERVAL = 30.0  # seconds between two looks at a backend that answers
 RETRY = 2.0  # at one that does not
-#: Keys that are looked at in one go, and the seconds until the next go. To pause for nothing would let other tasks go on, but no other thread:
-#: one that is woken comes too late for the interpreter, and a call needs several of them.
-_AT_ONCE, _PAUSE = 100, 0.002
 _log = structlog.get_logger("keyd.monitor")
 
 
@@ -148,8 +145,7 @@ class Monitor:
         for count, _ in enumerate(outlook.catch_up(self._keyring.snapshot, self._keyring.clock.now()), 1):
             if outlook.found and not watched.looks and runner.backend.capabilities.in_process:
                 break  # the start waits for this look; one key is enough to see whether the backend answers
-            if count % _AT_ONCE == 0:
-                await asyncio.sleep(_PAUSE)
+            await others_turn(count)
         for name in [name for name in watched.unproven if name not in self._keyring.snapshot.keys]:
             del watched.unproven[name]  # the database lost it
         if not outlook.found:

@@ -5,6 +5,7 @@ Whoever looks after keys would else look at all of them again and again, and wit
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Callable, Iterator
 from math import inf, isinf
@@ -13,6 +14,9 @@ from typing import Generic, TypeVar
 from keyd.core.snapshot import KeyView, Snapshot
 
 T = TypeVar("T")
+#: Keys that are looked at in one go, and the seconds until the next go. To pause for nothing would let other tasks go on, but no other thread:
+#: one that is woken comes too late for the interpreter, and a call needs several of them.
+_AT_ONCE, _PAUSE = 100, 0.002
 
 
 class Outlook(Generic[T]):
@@ -85,3 +89,9 @@ class Outlook(Generic[T]):
         if len(self._due) > 2 * len(self._until) + 16:
             self._due = [(until, name) for name, until in self._until.items()]
             heapq.heapify(self._due)
+
+
+async def others_turn(looked_at: int) -> None:
+    """Let others go on when it is their turn, for whoever has looked at so many keys in a row."""
+    if looked_at % _AT_ONCE == 0:
+        await asyncio.sleep(_PAUSE)

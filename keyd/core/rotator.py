@@ -19,7 +19,7 @@ import structlog
 
 from keyd.core.errors import ConflictError, KeydError, KeyStateError, NotFoundError, OverloadedError, StoreUnavailableError
 from keyd.core.keyring import Keyring
-from keyd.core.outlook import Outlook
+from keyd.core.outlook import Outlook, others_turn
 from keyd.core.planner import Rules, Step, StepKind, due, lead_of
 from keyd.core.planner_record import PlannerRecord
 from keyd.core.snapshot import KeyView
@@ -28,9 +28,6 @@ _IDLE = 60.0  # seconds after which it looks again at the latest
 _STANDBY = 5.0  # seconds after which a replica that does not lead looks whether it does
 _RETRY, _LONGEST_RETRY = 60.0, 3600.0  # seconds after the first failure, doubled after each further one
 _OUTAGE = 10.0  # seconds that a backend is left alone when it throttles or the database is away
-#: Keys that are looked at in one go, and the seconds until the next go. To pause for nothing would let other tasks go on, but no other thread:
-#: one that is woken comes too late for the interpreter, and a call needs several of them.
-_AT_ONCE, _PAUSE = 100, 0.002
 _TOLD_EACH = 10  # versions that wait and are named in the log one by one
 _log = structlog.get_logger("keyd.rotator")
 
@@ -172,8 +169,7 @@ class Rotator:
     async def _survey(self, backend: str, now: float) -> None:
         """Look at every key of a backend that changed, and let others go on meanwhile: the first time that takes long."""
         for count, _ in enumerate(self._outlook(backend).catch_up(self._keyring.snapshot, now), 1):
-            if count % _AT_ONCE == 0:
-                await asyncio.sleep(_PAUSE)
+            await others_turn(count)
 
     def _outlook(self, backend: str) -> Outlook[list[Step]]:
         """Return what is known of a backend, nothing of it by other rules than the present ones."""

@@ -201,7 +201,7 @@ def test_first_run_cannot_be_had_from_the_file(write):
 )
 def test_what_others_reach_is_served_from_a_process_of_its_own(http, apart, write):
     loaded = config.load(write(f"[http]\n{http}\n"))
-    assert loaded.http.apart is apart
+    assert loaded.http.own_process is apart
     # It is shown, and who writes down what is shown reloads the same.
     assert f"own_process = {str(apart).lower()}\n" in config.render(loaded)
     assert config.reload_conflicts(loaded, config.load(write(config.render(loaded)))) == []
