@@ -25,6 +25,15 @@ from psycopg.conninfo import make_conninfo
 #: Owns every database of :meth:`PostgreSql.database`, and is no superuser.
 USER = "keyd"
 PASSWORD = "päss word's \\ 2357"
+#: Configuration of a replica of this name; the password is in the variable of its environment.
+REPLICA = """
+[store]
+url = "{url}"
+password = {{ env = "KEYD_TEST_DB" }}
+replica = "{replica}"
+[audit]
+key = "audit-{replica}"
+"""
 _START = 60.0  # seconds that the server may take to answer; longer after a crash than otherwise
 
 # Over the socket everybody is who he says. Over TCP the password counts.

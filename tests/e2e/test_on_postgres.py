@@ -12,24 +12,15 @@ from collections.abc import Iterator
 import pytest
 from components import postgres
 from components.openbao import until
-from components.postgres import PASSWORD, Database, fresh_database
+from components.postgres import PASSWORD, REPLICA, Database, fresh_database
 from daemon_process import DaemonProcess
 from support import signature_base
 
 from keyd.client import KeydClientError
 
-SECTIONS = """
-[store]
-url = "{url}"
-password = {{ env = "KEYD_TEST_DB" }}
-replica = "{name}"
-[audit]
-key = "audit-{name}"
-"""
-
 
 def replica(database: Database, name: str, password: str = PASSWORD) -> DaemonProcess:
-    daemon = DaemonProcess(sections=SECTIONS.format(url=database.tcp_url, name=name))
+    daemon = DaemonProcess(sections=REPLICA.format(url=database.tcp_url, replica=name))
     daemon.env["KEYD_TEST_DB"] = password
     return daemon
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from components import postgres
 from components.fake_apiserver import FakeApiserver
-from components.postgres import PASSWORD, Database, fresh_database
+from components.postgres import PASSWORD, REPLICA, Database, fresh_database
 from daemon_process import DaemonProcess
 from service_manager import ServiceManager
 from worker_daemon import Workers, keyd, kid, process_of, serving, together, wait_for
@@ -25,14 +25,6 @@ from keyd.client import KeydClientError
 from keyd.core.audit import files
 from keyd.core.fleet.leader import LOCK
 
-STORE = """
-[store]
-url = "{url}"
-password = {{ env = "KEYD_TEST_DB" }}
-replica = "{replica}"
-[audit]
-key = "audit-{replica}"
-"""
 CLUSTER = """
 [kubernetes]
 socket = "{directory}/kubernetes.sock"
@@ -58,7 +50,7 @@ class Place:
 @pytest.fixture(scope="module")
 def kept() -> Iterator[Place]:
     with fresh_database() as database, ServiceManager() as manager:
-        daemon = Workers(STORE + CLUSTER, url=database.tcp_url, replica="one")
+        daemon = Workers(REPLICA + CLUSTER, url=database.tcp_url, replica="one")
         daemon.env |= {"KEYD_TEST_DB": PASSWORD, **manager.env}
         place = Place(daemon, database, manager)
         try:
@@ -152,7 +144,7 @@ def test_every_worker_knows_of_a_change_when_the_operator_is_told(apart: Place) 
 
 def test_every_worker_hears_of_what_another_replica_changes(apart: Place) -> None:
     agents = [apart.daemon.agent("alpha"), apart.daemon.agent("beta")]
-    other = DaemonProcess(sections=STORE.format(url=apart.database.tcp_url, replica="two"))
+    other = DaemonProcess(sections=REPLICA.format(url=apart.database.tcp_url, replica="two"))
     other.env["KEYD_TEST_DB"] = PASSWORD
     try:
         other.start()
